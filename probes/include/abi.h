@@ -10,9 +10,10 @@
 #ifndef STINGLESS_ABI_H
 #define STINGLESS_ABI_H
 
-#define TEXT_SHORT 176   /* bytes of text in an exchange of the `exchanges` ring */
+#define TEXT_SHORT 240   /* bytes of text in an exchange of the `exchanges` ring */
 #define TEXT_LONG 2048   /* bytes of text in an exchange of the `long_exchanges` ring */
-#define TARGET_MAX 1536  /* bytes of the request target that are kept */
+#define TARGET_MAX 1472  /* bytes of the request target that are kept */
+#define METHOD_MAX 32    /* bytes of the method that are kept */
 #define HOST_MAX 128     /* bytes of the Host header that are kept */
 #define AGENT_MAX 128    /* bytes of the User-Agent header that are kept */
 #define STATE_MAX 256    /* bytes of the tracestate header that are kept */
@@ -119,8 +120,9 @@ struct red {
 };
 
 /*
- * A finished exchange, followed in the ring by its text. The text is, back to back, without separators:
- * method (method_len), target (target_len), Host (host_len), User-Agent (agent_len), tracestate (state_len).
+ * A finished exchange, followed in the ring by its text: the method (method_len bytes), at once behind it the target
+ * (target_len), then, where their offsets into the text say, in the order they arrived in: Host (host_off, host_len),
+ * User-Agent (agent_off, agent_len), tracestate (state_off, state_len). A length of 0 means absent.
  */
 struct exchange {
 	struct red_key key;
@@ -148,7 +150,11 @@ struct exchange {
 	unsigned char agent_len;
 	unsigned char trace_flags;  /* of traceparent, or 1 if sampled here */
 	unsigned short state_len;
-	unsigned short text_len;    /* sum of the five lengths */
+	unsigned short text_len;    /* bytes of text in all */
+	unsigned short host_off;
+	unsigned short agent_off;
+	unsigned short state_off;
+	unsigned short pad;
 };
 
 /* What goes through the rings: the header and room for text, always the whole struct. */

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One attempt to hand one encoded request to an OTLP receiver: bytes in, a `Reply` out, never an exception.
+
+The rule it protects: what an answer means (OTLP specification 1.x, "OTLP/gRPC Response", "OTLP/HTTP Response") is
+decided here and nowhere else. grpc or requests is imported only by the transport that is used, when it is built.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from exporters.otlp_options import OtlpOptions, Signal
+
+if TYPE_CHECKING:
+    import requests
+
+_METHODS: Final = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+_RETRYABLE_GRPC: Final = frozenset(
+    {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
+)
+_RETRYABLE_HTTP: Final = frozenset({429, 502, 503, 504})
+_MAX_REPLY: Final = 4 << 20  # bytes of an answer that are read
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """delivered: taken, but for `rejected` items. retry: may pass, not before wait_s if given. refused: never."""
+
+    verdict: Literal["delivered", "retry", "refused"]
+    message: str = ""
+    rejected: int = 0
+    wait_s: float | None = None
+
+
+class Transport(Protocol):
+    """A connection to one receiver, used by one thread; only `close` may come from another."""
+
+    def prepare(self, body: bytes) -> bytes:
+        """What is done once per request, not once per attempt: compression."""
+
+    def send(self, prepared: bytes, timeout_s: float) -> Reply: ...
+
+    def close(self) -> None: ...
+
+
+def agent_version() -> str:
+    """Of the installed distribution; empty when run from a tree that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("stingless")
+    except PackageNotFoundError:
+        return ""
+
+
+def user_agent() -> str:
+    """Name and version, as the specification asks of exporters."""
+    return f"stingless/{agent_version() or '0'}"
+
+
+def open_transport(options: OtlpOptions) -> Transport:
+    """Import what the protocol needs and make its transport; connects at the first send."""
+    return GrpcTransport(options) if options.protocol == "grpc" else HttpTransport(options)
+
+
+def _response_parser(signal: Signal) -> Callable[[bytes], Any]:
+    """bytes -> Export{Trace,Metrics}ServiceResponse."""
+    if signal == "traces":
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+        return ExportTraceServiceResponse.FromString
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+    return ExportMetricsServiceResponse.FromString
+
+
+def _delivered(response: Any, signal: Signal) -> Reply:
+    partial = response.partial_success
+    rejected = partial.rejected_spans if signal == "traces" else partial.rejected_data_points
+    return Reply("delivered", partial.error_message, rejected=max(0, rejected))
+
+
+class GrpcTransport:
+    """OTLP/gRPC. export.bytes counts its messages before gzip, which gRPC does inside."""
+
+    def __init__(self, options: OtlpOptions) -> None:
+        import grpc
+
+        self._grpc: Any = grpc  # untyped
+        self._options = options
+        settings = (
+            ("grpc.primary_user_agent", user_agent()),
+            # gRPC's own waits between connects grow to two minutes; a collector that is back must be found sooner.
+            ("grpc.initial_reconnect_backoff_ms", 500),
+            ("grpc.min_reconnect_backoff_ms", 5_000),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.max_receive_message_length", _MAX_REPLY),
+        )
+        if options.insecure:
+            self._channel = self._grpc.insecure_channel(options.endpoint, settings)
+        else:
+            self._channel = self._grpc.secure_channel(options.endpoint, self._credentials(), settings)
+        self._call = self._channel.unary_unary(
+            _METHODS[options.signal], response_deserializer=_response_parser(options.signal)
+        )
+
+    def _credentials(self) -> Any:
+        def read(path: str | None) -> bytes | None:
+            return Path(path).read_bytes() if path else None
+
+        o = self._options
+        return self._grpc.ssl_channel_credentials(read(o.ca), read(o.key or o.certificate), read(o.certificate))
+
+    def prepare(self, body: bytes) -> bytes:
+        return body
+
+    def send(self, prepared: bytes, timeout_s: float) -> Reply:
+        compression = self._grpc.Compression
+        try:
+            response = self._call(
+                prepared,
+                timeout=None if math.isinf(timeout_s) else timeout_s,
+                metadata=self._options.headers,
+                compression=compression.Gzip if self._options.gzip else compression.NoCompression,
+            )
+        except self._grpc.RpcError as error:
+            return _grpc_failure(error)
+        except ValueError as error:  # the channel was closed by `close` from another thread
+            return Reply("retry", str(error))
+        return _delivered(response, self._options.signal)
+
+    def close(self) -> None:
+        """Ends a call that runs in another thread, too."""
+        self._channel.close()
+
+
+def _grpc_failure(error: Any) -> Reply:
+    code = error.code().name
+    message = f"{code}: {error.details() or 'no details'}"
+    wait_s = _retry_info(error)
+    if code in _RETRYABLE_GRPC or (code == "RESOURCE_EXHAUSTED" and wait_s is not None):
+        return Reply("retry", message, wait_s=wait_s)
+    return Reply("refused", message)
+
+
+def _retry_info(error: Any) -> float | None:
+    """Seconds of google.rpc.RetryInfo in the status details, if there is one."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if not details:
+        return None
+    from google.protobuf.message import DecodeError
+    from google.rpc.error_details_pb2 import RetryInfo
+    from google.rpc.status_pb2 import Status
+
+    try:
+        for detail in Status.FromString(details).details:
+            info = RetryInfo()
+            if detail.Unpack(info):
+                return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
+    except DecodeError:
+        pass
+    return None
+
+
+class HttpTransport:
+    """OTLP/HTTP with protobuf bodies, over one kept-alive connection."""
+
+    def __init__(self, options: OtlpOptions) -> None:
+        import requests
+        import urllib3
+
+        self._requests = requests
+        # What may pass: no connection, a broken one, or one that broke while the answer was read (urllib3's errors).
+        self._broken = (
+            requests.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            urllib3.exceptions.HTTPError,
+        )
+        self._options = options
+        self._parse = _response_parser(options.signal)
+        self._session = requests.Session()
+        # Proxies as everywhere, looked up once; but no ~/.netrc over our headers and no REQUESTS_CA_BUNDLE over our CA.
+        self._session.proxies.update(requests.utils.get_environ_proxies(options.endpoint))
+        self._session.trust_env = False
+        self._session.verify = options.ca or True
+        if options.certificate:
+            self._session.cert = (options.certificate, options.key) if options.key else options.certificate
+        self._session.headers["User-Agent"] = user_agent()
+        self._session.headers.update(options.headers)
+        self._session.headers["Content-Type"] = "application/x-protobuf"
+        if options.gzip:
+            self._session.headers["Content-Encoding"] = "gzip"
+
+    def prepare(self, body: bytes) -> bytes:
+        if not self._options.gzip:
+            return body
+        import gzip
+
+        return gzip.compress(body, compresslevel=1, mtime=0)  # level 6 costs three times as much for a tenth in size
+
+    def send(self, prepared: bytes, timeout_s: float) -> Reply:
+        try:
+            with self._session.post(
+                self._options.endpoint,
+                data=prepared,
+                timeout=None if math.isinf(timeout_s) else timeout_s,
+                allow_redirects=False,  # a redirected POST becomes a GET
+                stream=True,
+            ) as response:
+                body = response.raw.read(_MAX_REPLY, decode_content=True)
+                return self._reply(response, body)
+        except self._requests.Timeout:
+            return Reply("retry", f"no answer within {timeout_s:g} s")
+        except self._broken as error:
+            return Reply("retry", _cause(error))
+        except self._requests.RequestException as error:
+            return Reply("refused", _cause(error))
+
+    def _reply(self, response: requests.Response, body: bytes) -> Reply:
+        status = response.status_code
+        protobuf = response.headers.get("Content-Type", "").startswith("application/x-protobuf")
+        if 200 <= status < 300:
+            return self._accepted(body if protobuf else b"")
+        reason = _status_message(body) if protobuf else body[:200].decode("utf-8", "replace").strip()
+        message = " ".join(filter(None, (f"HTTP {status}", response.reason, reason.partition("\n")[0])))
+        if status in _RETRYABLE_HTTP:
+            return Reply("retry", message, wait_s=retry_after(response.headers.get("Retry-After", ""), time.time()))
+        return Reply("refused", message)
+
+    def _accepted(self, body: bytes) -> Reply:
+        from google.protobuf.message import DecodeError
+
+        try:
+            return _delivered(self._parse(body), self._options.signal)
+        except DecodeError:  # the status counts; a proxy may have changed the body
+            return Reply("delivered")
+
+    def close(self) -> None:
+        """Requests cannot end a call that runs in another thread; its own timeout will."""
+        self._session.close()
+
+
+def retry_after(text: str, now: float) -> float | None:
+    """Seconds of a Retry-After header: delay-seconds or an HTTP-date (RFC 9110, 10.2.3). `now`: epoch seconds."""
+    from email.utils import parsedate_to_datetime
+
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, TypeError):
+        return None
+
+
+def _status_message(body: bytes) -> str:
+    """`message` of the google.rpc.Status that OTLP/HTTP errors carry."""
+    from google.protobuf.message import DecodeError
+    from google.rpc.status_pb2 import Status
+
+    try:
+        return str(Status.FromString(body).message)
+    except DecodeError:
+        return ""
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a chain of library errors: "Connection refused" instead of three nested reprs."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)

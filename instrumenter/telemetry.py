@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's own counters: every drop anywhere in the flow has exactly one name here, and one sentence.
+
+In: `add()` from every stage, absolute kernel losses from the loss map. Out: the agent's own metrics and
+`reconcile()`. The rule it protects: seen = exported + sampled out + lost, per service, to the last exchange.
+
+Where a stage knows the kernel's service number it counts with `svc=`; past `names`, where only resources are left,
+with the label `service=` (`tally()` makes the pairs of a batch). `reconcile()` folds both by the service's name.
+Exporters add `exporter=`, so that two of them do not look like one that sent everything twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from instrumenter.model import Attributes, Spans
+
+
+class Meaning(NamedTuple):
+    """What one counter means and how it is exported: the metric's name, unit and the attributes that set it apart."""
+
+    sentence: str
+    metric: str
+    unit: str
+    attributes: Attributes = ()
+
+
+# Kernel losses by enum loss of probes/include/abi.h. Reasons 11 and 12 take nothing from the reconciliation.
+LOSS_NAMES: Final[Mapping[int, str]] = {
+    1: "ring_full",
+    2: "red_full",
+    3: "connections_full",
+    4: "pipeline_full",
+    5: "unreadable",
+    6: "gap",
+    7: "malformed",
+    8: "event_full",
+    9: "processes_full",
+    10: "return_missed",
+    11: "series_folded",
+    12: "unanswered_response",
+}  # fmt: skip
+
+_KERNEL: Final[Mapping[str, str]] = {
+    "ring_full": "The exchange was counted, but its record found no room in the ring: raise the ring's size.",
+    "red_full": "The exchange found no room in the metric map, not even under its service's `other` key.",
+    "connections_full": "A connection was not tracked because the map of connections was full.",
+    "pipeline_full": "A pipelined request was not held because the map of waiting requests was full.",
+    "unreadable": "The bytes of a message's head could not be read from the process's memory.",
+    "gap": "Bytes passed unseen where a message's head was expected; the connection was picked up again later.",
+    "malformed": "Bytes on a connection that spoke HTTP were not HTTP.",
+    "event_full": "A process event found no room in the ring; the process is found by the next scan instead.",
+    "processes_full": "A process was not tracked because the map of processes was full.",
+    "return_missed": "A return probe did not fire, so what one socket call moved was not seen.",
+    "series_folded": "Not a loss: the exchange was counted under `other` because its service has too many metric keys.",
+    "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
+}
+
+_SPANS_DROPPED: Final[Mapping[str, str]] = {
+    "unselected": "The exchange belonged to a process that the selection leaves out; its record went no further.",
+    "unnamed": "The exchange could not be turned into a span because its record made no sense.",
+    "queue_full": "The span found the exporter's bounded queue full: the receiver is too slow, or too far away.",
+    "export_failed": "The span was given up after the receiver failed, refused it for good, or retries ran out.",
+    "rejected": "The receiver took the request but rejected the span (OTLP partial success).",
+    "shutdown": "The span was still unsent when the time to drain at shutdown had passed.",
+    "too_large": "The span alone was larger than the largest request that may be sent.",
+}
+
+# name -> (sentence, unit); the exported metric is "stingless." + name.
+_OTHERS: Final[Mapping[str, tuple[str, str]]] = {
+    "exchanges.received": ("Exchanges read from the kernel's rings.", "{exchange}"),
+    "exchanges.taught": ("Exchanges that came up only to teach labels; their span was sampled out.", "{exchange}"),
+    "events.received": ("Process events read from the kernel's ring.", "{event}"),
+    "records.malformed": ("Records in the ring or in a recording that made no sense.", "{record}"),
+    "spans.created": ("Spans made of exchanges.", "{span}"),
+    "spans.exported": ("Spans that a receiver took.", "{span}"),
+    "spans.in_flight": ("Spans now queued or on their way to a receiver.", "{span}"),
+    "spans.parent_ambiguous": ("Spans left without a parent because their cause was ambiguous.", "{span}"),
+    "metrics.exported": ("Metric points that a receiver took.", "{data_point}"),
+    "metrics.export_failed": ("Metric points given up; the next snapshot holds their counts.", "{data_point}"),
+    "metrics.rejected": ("Metric points that a receiver rejected (OTLP partial success).", "{data_point}"),
+    "metrics.queue_full": ("Metric points replaced unsent by a newer snapshot with their counts.", "{data_point}"),
+    "metrics.scrapes": ("Scrapes that the Prometheus endpoint answered.", "{request}"),
+    "export.requests": ("Requests sent to receivers, retries included.", "{request}"),
+    "export.retries": ("Requests sent again after a failure that may pass.", "{request}"),
+    "export.bytes": ("Bytes sent to receivers, after compression.", "By"),
+    "discovery.scans": ("Scans of /proc for processes.", "{scan}"),
+    "discovery.vanished": ("Processes that ended before they could be looked at.", "{process}"),
+}
+
+GAUGES: Final[frozenset[str]] = frozenset({"spans.in_flight"})
+
+
+def _meanings() -> dict[str, Meaning]:
+    """All counters, by name."""
+    table = {
+        f"kernel.lost.{reason}": Meaning(text, "stingless.exchanges.lost", "{exchange}", (("reason", reason),))
+        for reason, text in _KERNEL.items()
+    }
+    for reason, text in _SPANS_DROPPED.items():
+        table[f"spans.dropped.{reason}"] = Meaning(text, "stingless.spans.dropped", "{span}", (("reason", reason),))
+    for name, (text, unit) in _OTHERS.items():
+        table[name] = Meaning(text, "stingless." + name, unit)
+    return table
+
+
+MEANINGS: Final[Mapping[str, Meaning]] = _meanings()
+SENTENCES: Final[Mapping[str, str]] = {name: meaning.sentence for name, meaning in MEANINGS.items()}
+
+
+class Key(NamedTuple):
+    """What one number is kept under. labels: sorted by key."""
+
+    name: str
+    svc: int
+    labels: tuple[tuple[str, str], ...]
+
+
+class Counters:
+    """Thread-safe named counters. One lock and one dictionary: call it per batch, not per span."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[Key, int] = {}
+        self._kernel: dict[tuple[int, int], int] = {}  # last absolute reading of the kernel's loss map
+
+    def add(self, name: str, amount: int = 1, svc: int = 0, **labels: str) -> None:
+        """Add `amount` (not negative, except for gauges). KeyError if the name has no sentence."""
+        if name not in SENTENCES:
+            raise KeyError(name)
+        if amount < 0 and name not in GAUGES:
+            raise ValueError(f"{name} only grows, got {amount}")
+        key = Key(name, svc, tuple(sorted(labels.items())) if labels else ())
+        with self._lock:
+            self._values[key] = self._values.get(key, 0) + amount
+
+    def add_tally(self, name: str, tally: Iterable[tuple[str, int]], sign: int = 1, **labels: str) -> None:
+        """`add` for each (service, amount) of a `tally()`; sign=-1 takes a gauge down again."""
+        for service, amount in tally:
+            self.add(name, sign * amount, 0, service=service, **labels)
+
+    def add_kernel_losses(self, losses: Mapping[tuple[int, int], int]) -> None:
+        """Take a reading of the kernel's loss map: (svc, enum loss) -> count since load, as `read_losses()` gives it.
+
+        The differences to the last reading are added, so a row that the kernel forgot and began again loses nothing.
+        """
+        with self._lock:
+            for (svc, reason), value in losses.items():
+                last = self._kernel.get((svc, reason), 0)
+                grown = value - last if value >= last else value
+                self._kernel[svc, reason] = value
+                if grown and reason in LOSS_NAMES:
+                    key = Key("kernel.lost." + LOSS_NAMES[reason], svc, ())
+                    self._values[key] = self._values.get(key, 0) + grown
+
+    def value(self, name: str, svc: int | None = None, **labels: str) -> int:
+        """Sum of all numbers under `name`, or only of those with this svc and with these labels."""
+        if name not in SENTENCES:
+            raise KeyError(name)
+        wanted = labels.items()
+        return sum(
+            v for k, v in self.items() if k.name == name and svc in (None, k.svc) and wanted <= dict(k.labels).items()
+        )
+
+    def items(self) -> list[tuple[Key, int]]:
+        """All numbers, one consistent snapshot."""
+        with self._lock:
+            return list(self._values.items())
+
+
+def tally(spans: Spans) -> tuple[tuple[str, int], ...]:
+    """How many spans of a batch each service has, for `add_tally`: (service.name, n)."""
+    if not len(spans):
+        return ()
+    counts = np.bincount(spans.resource, minlength=len(spans.resources)).tolist()
+    merged: dict[str, int] = {}
+    for resource, n in zip(spans.resources, counts, strict=True):
+        if n:
+            name = str(resource.get("service.name"))
+            merged[name] = merged.get(name, 0) + n
+    return tuple(merged.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the kernel counted for one service number since load: RED `count` and RED `sampled_out`."""
+
+    count: int
+    sampled_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """One service's account at one exporter. `lost`: reason -> spans. `difference` is 0 when nothing moves."""
+
+    service: str
+    exporter: str
+    seen: int
+    sampled_out: int
+    exported: int
+    in_flight: int
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def difference(self) -> int:
+        """seen - sampled out - exported - in flight - lost; positive: unaccounted for, negative: counted twice."""
+        return self.seen - self.sampled_out - self.exported - self.in_flight - sum(self.lost.values())
+
+
+# Exchanges that are in the RED map, or in `red_full`, and did not become an exported span. Other kernel losses happen
+# before an exchange exists, so they are no part of `seen`. An exchange that met `red_full` still goes to the ring: it
+# is missing in the metrics only, hence part of `seen` and not of what spans lost.
+_LOST_EXCHANGES: Final = {"kernel.lost.ring_full": "ring_full"} | {
+    f"spans.dropped.{reason}": reason for reason in _SPANS_DROPPED
+}
+
+
+def reconcile(counters: Counters, seen: Mapping[int, Seen], name: Callable[[int], str]) -> list[Reconciled]:
+    """The account of every service, at every exporter of spans: seen = exported + sampled out + lost.
+
+    seen: per svc, from `RedCollector.totals()`; name: svc -> service.name (`registry.name`). What happened before the
+    exporters (ring_full, unselected) counts against each of them. Totals are the sums over the rows of one exporter.
+    """
+    items = counters.items()
+    exporters = sorted({e for k, _ in items for label, e in k.labels if label == "exporter"}) or [""]
+    accounts: dict[str, dict[str, int]] = {}
+
+    def book(service: str, column: str, amount: int) -> None:
+        account = accounts.setdefault(service, {})
+        account[column] = account.get(column, 0) + amount
+
+    for svc, counted in seen.items():
+        book(name(svc), "seen", counted.count)
+        book(name(svc), "sampled_out", counted.sampled_out)
+    for key, amount in items:
+        labels = dict(key.labels)
+        service = labels.get("service") or name(key.svc)
+        at = "/" + labels["exporter"] if "exporter" in labels else ""
+        if key.name == "kernel.lost.red_full":
+            book(service, "seen", amount)
+        elif key.name in ("spans.exported", "spans.in_flight"):
+            book(service, key.name + at, amount)
+        elif key.name in _LOST_EXCHANGES:
+            book(service, "lost." + _LOST_EXCHANGES[key.name] + at, amount)
+    return [_row(service, exporter, accounts[service]) for exporter in exporters for service in sorted(accounts)]
+
+
+def _row(service: str, exporter: str, account: Mapping[str, int]) -> Reconciled:
+    """One service's account as one exporter sees it: its own columns and those of no exporter."""
+
+    def both(column: str) -> int:
+        own = account.get(f"{column}/{exporter}", 0) if exporter else 0
+        return account.get(column, 0) + own
+
+    lost = {reason: n for reason in _LOST_EXCHANGES.values() if (n := both("lost." + reason))}
+    return Reconciled(
+        service, exporter, account.get("seen", 0), account.get("sampled_out", 0),
+        both("spans.exported"), both("spans.in_flight"), lost,
+    )  # fmt: skip

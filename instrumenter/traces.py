@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which trace an exchange belongs to, and when it happened.
+
+In: exchange records, whose ids the kernel took from `traceparent` or drew itself. Out: the id and time columns of a
+span. The rule this file protects: ids are passed on as they are, and a span never ends before it starts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrumenter.bpf.abi import Flag
+from instrumenter.columns import Bools, within
+from instrumenter.model import I32, I64, U8, U64, Text
+
+Records = NDArray[Any]  # abi.EXCHANGE
+
+
+class Context(NamedTuple):
+    """Columns of Spans of the same names."""
+
+    trace_id: U8
+    span_id: U8
+    parent_id: U8
+    flags: U8
+    start_ns: U64
+    end_ns: U64
+
+
+def context(x: Records, clock_offset_ns: int) -> Context:
+    """Ids and times of exchanges. clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC; times come out since the epoch."""
+    offset = np.uint64(clock_offset_ns % (1 << 64))  # modulo 2^64, so that a negative offset works too
+    start: U64 = x["start_ns"] + offset
+    end: U64 = x["end_ns"] + offset
+    return Context(
+        np.ascontiguousarray(x["trace_id"]), np.ascontiguousarray(x["span_id"]), np.ascontiguousarray(x["parent_id"]),
+        np.ascontiguousarray(x["trace_flags"]), start, np.where(x["end_ns"] < x["start_ns"], start, end),
+    )  # fmt: skip
+
+
+def has_context(x: Records) -> Bools:
+    """Whether a record's ids are valid: neither trace id nor span id all zeros (W3C Trace Context, 3.2.2)."""
+    words = np.ascontiguousarray(x["trace_id"]).view("<u8")
+    valid: Bools = (words != 0).any(axis=1) & (np.ascontiguousarray(x["span_id"]).view("<u8").ravel() != 0)
+    return valid
+
+
+def time_to_first_byte(x: Records) -> I64:
+    """Nanoseconds from the request's first byte to the response's; -1 without a response."""
+    took: I64 = (x["first_ns"] - x["start_ns"]).astype(np.int64)
+    return np.where((x["first_ns"] == 0) | (took < 0), np.int64(-1), took)
+
+
+def trace_state(x: Records, text: U8, offset: I64) -> tuple[Text, Bools]:
+    """The `tracestate` that came with a `traceparent`, and which rows had one that is not printable ASCII.
+
+    Those are absent: a tracestate that cannot be parsed is discarded (W3C Trace Context, 3.3). offset: where it begins
+    in each row of text; offset + state_len is within the row.
+    """
+    length: I64 = np.where(x["flags"] & Flag.TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
+    rows = np.flatnonzero(length)
+    absent: I32 = np.full(len(x), -1, np.int32)
+    bad = np.zeros(len(x), np.bool_)
+    if len(rows) == 0:
+        return Text(np.zeros((len(x), 0), np.uint8), absent), bad
+    width = int(length.max())
+    data = np.zeros((len(x), width), np.uint8)
+    columns = np.minimum(offset[rows, None] + np.arange(width), text.shape[1] - 1)
+    cut = text[rows[:, None], columns]
+    data[rows] = cut
+    bad[rows] = ((cut - 0x20 > 0x7E - 0x20) & within(width, length[rows])).any(axis=1)
+    absent[rows] = length[rows]
+    absent[bad] = -1
+    return Text(data, absent), bad

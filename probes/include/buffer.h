@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* The memory a socket call moves bytes from or to, whatever shape the call names it in. */
+#ifndef STINGLESS_BUFFER_H
+#define STINGLESS_BUFFER_H
+
+#include <bpf/bpf_core_read.h>
+#include "maps.h"
+
+#define MAX_SEGMENTS 1024 /* UIO_MAXIOV */
+
+static __always_inline long read_iovec(struct iovec *v, u64 array, u32 kind, s64 index)
+{
+	void *at = (void *)(array + index * sizeof(*v));
+
+	return kind == BUF_IOV_KERNEL ? bpf_probe_read_kernel(v, sizeof(*v), at) : bpf_probe_read_user(v, sizeof(*v), at);
+}
+
+struct gather {
+	struct scratch *s;
+	u64 skip; /* bytes still to leave out */
+	u32 at;   /* where in win the next ones go */
+	u32 end;
+	u32 failed;
+};
+
+static long gather_segment(u32 i, struct gather *g)
+{
+	struct iovec v;
+	u32 at = g->at, n;
+
+	if (read_iovec(&v, g->s->op.buf.base, g->s->op.buf.kind, i)) {
+		g->failed = 1;
+		return 1;
+	}
+	if (g->skip >= v.iov_len) {
+		g->skip -= v.iov_len;
+		return 0;
+	}
+	v.iov_len -= g->skip;
+	if (at >= g->end || at > WINDOW)
+		return 1;
+	n = g->end - at;
+	if (n > v.iov_len)
+		n = v.iov_len;
+	if (n > WINDOW_READ)
+		n = WINDOW_READ;
+	if (bpf_probe_read_user(g->s->win + at, n, v.iov_base + g->skip)) {
+		g->failed = 1;
+		return 1;
+	}
+	g->skip = 0;
+	g->at = at + n;
+	return g->at >= g->end;
+}
+
+/* Copies `n` bytes (at most WINDOW_READ) that begin `off` bytes into the call to win[at]. Returns 0, or -1 if unreadable. */
+__weak __noinline int read_bytes(struct scratch *s, u64 off, u32 at, u32 n)
+{
+	struct gather g;
+
+	if (!s || at > CARRY_MAX || n > WINDOW_READ)
+		return -1;
+	if (s->op.buf.kind == BUF_FLAT)
+		return bpf_probe_read_user(s->win + at, n, (void *)(s->op.buf.base + s->op.buf.skip + off)) ? -1 : 0;
+	if (s->op.buf.kind == BUF_NONE)
+		return -1;
+	g.s = s;
+	g.skip = s->op.buf.skip + off;
+	g.at = at;
+	g.end = at + n;
+	g.failed = 0;
+	bpf_loop(s->op.buf.segments < MAX_SEGMENTS ? s->op.buf.segments : MAX_SEGMENTS, gather_segment, &g, 0);
+	return g.failed || g.at < g.end ? -1 : 0;
+}
+
+struct total {
+	u64 array;
+	u64 bytes;
+};
+
+static long add_segment(u32 i, struct total *t)
+{
+	struct iovec v;
+
+	if (read_iovec(&v, t->array, BUF_IOV_USER, i))
+		return 1;
+	t->bytes += v.iov_len;
+	return 0;
+}
+
+static __always_inline u64 iov_total(u64 array, u64 segments)
+{
+	struct total t = { .array = array };
+
+	bpf_loop(segments < MAX_SEGMENTS ? segments : MAX_SEGMENTS, add_segment, &t, 0);
+	return t.bytes;
+}
+
+/* The iterator of a call that has not moved anything yet. */
+static __always_inline void buf_of_iter(struct buf *b, struct iov_iter *i)
+{
+	u8 type = BPF_CORE_READ(i, iter_type);
+
+	b->kind = BUF_NONE;
+	b->skip = BPF_CORE_READ(i, iov_offset);
+	b->segments = 1;
+	if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) && type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {
+		b->kind = BUF_FLAT;
+		b->base = (u64)BPF_CORE_READ(i, ubuf);
+	} else if (type == bpf_core_enum_value(enum iter_type, ITER_IOVEC)) {
+		struct iov_iter___before_6_4 *old = (void *)i;
+
+		b->kind = BUF_IOV_KERNEL;
+		b->segments = BPF_CORE_READ(i, nr_segs);
+		if (bpf_core_field_exists(old->iov))
+			b->base = (u64)BPF_CORE_READ(old, iov);
+		else
+			b->base = (u64)BPF_CORE_READ(i, __iov);
+	}
+}
+
+struct unroll {
+	u64 array;
+	u64 left;
+	u64 offset;
+	u32 back; /* segments gone back */
+};
+
+static long unroll_segment(u32 i, struct unroll *u)
+{
+	struct iovec v;
+
+	if (read_iovec(&v, u->array, BUF_IOV_KERNEL, -(s64)i - 1))
+		return 1;
+	u->back = i + 1;
+	if (v.iov_len >= u->left) {
+		u->offset = v.iov_len - u->left;
+		u->left = 0;
+		return 1;
+	}
+	u->left -= v.iov_len;
+	return 0;
+}
+
+/* The iterator of a call that has moved `moved` bytes: gone back by as many, as iov_iter_revert() does. */
+static __always_inline void buf_of_moved_iter(struct buf *b, struct iov_iter *i, u64 moved)
+{
+	struct unroll u = { .left = moved };
+
+	buf_of_iter(b, i);
+	if (b->skip >= moved) {
+		b->skip -= moved;
+		return;
+	}
+	if (b->kind != BUF_IOV_KERNEL) {
+		b->kind = BUF_NONE;
+		return;
+	}
+	u.array = b->base;
+	u.left -= b->skip;
+	bpf_loop(MAX_SEGMENTS, unroll_segment, &u, 0);
+	if (u.left)
+		b->kind = BUF_NONE;
+	b->base -= u.back * sizeof(struct iovec);
+	b->segments += u.back;
+	b->skip = u.offset;
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* The only way out of the kernel: records that fit are submitted, what does not fit is counted. */
+#ifndef STINGLESS_EMIT_H
+#define STINGLESS_EMIT_H
+
+#include "maps.h"
+
+static __always_inline void count_loss(u32 svc, u32 reason)
+{
+	struct loss_key key = { .svc = svc, .reason = reason };
+	u64 one = 1, *n = bpf_map_lookup_elem(&losses, &key);
+
+	if (!n && bpf_map_update_elem(&losses, &key, &one, BPF_NOEXIST) == 0)
+		return;
+	if (!n) { /* made by another CPU meanwhile, or the map is full: then it goes to the service-less counter */
+		n = bpf_map_lookup_elem(&losses, &key);
+		if (!n) {
+			key.svc = 0;
+			n = bpf_map_lookup_elem(&losses, &key);
+		}
+	}
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* Both return whether the record found room. No wake-up: the reader comes on its own clock. */
+static __always_inline bool emit_short(const struct held *h, u32 svc)
+{
+	struct exchange_short *e = bpf_ringbuf_reserve(&exchanges, sizeof(*e), 0);
+
+	if (!e) {
+		count_loss(svc, LOSS_RING_FULL);
+		return false;
+	}
+	__builtin_memcpy(e, &h->e, sizeof(*e));
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return true;
+}
+
+static __always_inline bool emit_long(const struct held *h, const struct long_text *t, u32 svc)
+{
+	struct exchange_long *e = bpf_ringbuf_reserve(&long_exchanges, sizeof(*e), 0);
+
+	if (!e) {
+		count_loss(svc, LOSS_RING_FULL);
+		return false;
+	}
+	__builtin_memcpy(&e->x, &h->e.x, sizeof(e->x));
+	bpf_probe_read_kernel(e->text, sizeof(e->text), t->text);
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return true;
+}
+
+static __always_inline void emit_event(const struct event *from)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		count_loss(from->svc, LOSS_EVENT_FULL);
+		return;
+	}
+	__builtin_memcpy(e, from, sizeof(*e));
+	bpf_ringbuf_submit(e, 0);
+}
+
+#endif

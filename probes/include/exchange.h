@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * An exchange from its request to its record: begun by the request half, held until its response ends, then counted,
+ * sampled and emitted. Requests and responses pair in order (RFC 9112, 9.3.2). The first request waits in conn.slot,
+ * pipelined ones in `pending`. One thread writes a half at a time, so `begun` has one writer and `answered` another.
+ */
+#ifndef STINGLESS_EXCHANGE_H
+#define STINGLESS_EXCHANGE_H
+
+#include <bpf/bpf_endian.h>
+#include "red.h"
+#include "head.h"
+
+static __always_inline void make_ids(struct held *h, const struct head *head)
+{
+	struct exchange *x = &h->e.x;
+	u64 span = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+
+	*(u64 *)x->span_id = span ? span : 1;
+	if (head->has_trace) {
+		__builtin_memcpy(x->trace_id, head->trace_id, 16);
+		__builtin_memcpy(x->parent_id, head->parent_id, 8);
+		x->trace_flags = head->trace_flags;
+		x->flags |= FLAG_TRACEPARENT;
+		return;
+	}
+	((u64 *)x->trace_id)[0] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	((u64 *)x->trace_id)[1] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+	*(u64 *)x->parent_id = 0;
+}
+
+static __always_inline void read_endpoints(struct exchange *x, struct sock *sk)
+{
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	x->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	x->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (family == AF_INET6) {
+		BPF_CORE_READ_INTO(&x->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&x->remote_addr, sk, __sk_common.skc_v6_daddr);
+		x->flags |= FLAG_IPV6;
+		return;
+	}
+	((u32 *)x->local_addr)[2] = bpf_htonl(0xffff);
+	((u32 *)x->remote_addr)[2] = bpf_htonl(0xffff);
+	((u32 *)x->local_addr)[3] = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	((u32 *)x->remote_addr)[3] = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+}
+
+/* A request's head is whole: from scratch into conn.slot or `pending`. */
+__weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
+{
+	struct message_key key = {};
+	struct exchange *x;
+	struct held *h;
+
+	if (!s || !c)
+		return 0;
+	h = &s->held;
+	x = &h->e.x;
+	__builtin_memset(h, 0, sizeof(*x) + offsetof(struct exchange_short, text));
+	x->key.route = s->head.route;
+	x->key.svc = s->op.svc;
+	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;
+	x->key.method = s->head.method;
+	x->key.protocol = s->head.protocol;
+	x->key.direction = c->direction;
+	x->start_ns = c->half[HALF_REQUEST].begin_ns;
+	x->connection = c->sk;
+	x->request_seq = s->op.seq;
+	x->tgid = s->op.tgid;
+	x->tid = s->op.tid;
+	x->target_full = s->head.target_full;
+	x->target_len = s->head.target_len;
+	x->method_len = s->head.method_len;
+	x->host_len = s->head.host_len;
+	x->agent_len = s->head.agent_len;
+	x->state_len = s->head.has_trace ? s->head.state_len : 0;
+	x->text_len = s->head.text_len;
+	x->host_off = s->head.host_off;
+	x->agent_off = s->head.agent_off;
+	x->state_off = s->head.state_off;
+	if (s->head.cut)
+		x->flags |= FLAG_TARGET_CUT;
+	if (s->head.chunked)
+		x->flags |= FLAG_CHUNKED_REQUEST;
+	else
+		x->request_bytes = s->head.content_length;
+	h->is_head = s->head.is_head;
+	h->is_connect = s->head.is_connect;
+	make_ids(h, &s->head);
+	read_endpoints(x, (struct sock *)c->sk);
+	key.sk = c->sk;
+	key.number = c->begun;
+	h->has_long_text = s->head.text_len > TEXT_SHORT;
+	if (!h->has_long_text)
+		__builtin_memcpy(h->e.text, s->text, TEXT_SHORT);
+	else if (bpf_map_update_elem(&long_texts, &key, s->text, BPF_ANY))
+		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
+	if (!c->slot_of) {
+		__builtin_memcpy(&c->slot, h, sizeof(*h));
+		c->slot_of = key.number + 1;
+	} else if (bpf_map_update_elem(&pending, &key, h, BPF_ANY)) {
+		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
+	}
+	c->begun = key.number + 1;
+	return 0;
+}
+
+static __always_inline bool is_sampled(const struct exchange *x)
+{
+	u64 low = bpf_be64_to_cpu(((const u64 *)x->trace_id)[1]);
+
+	if (settings.parent_based && x->flags & FLAG_TRACEPARENT)
+		return x->trace_flags & 1;
+	if (settings.sampler == SAMPLER_RATIO)
+		return low < settings.ratio_bound;
+	return settings.sampler == SAMPLER_ALWAYS_ON;
+}
+
+static __always_inline bool is_worth_keeping(const struct exchange *x)
+{
+	if (settings.keep_errors && (x->key.outcome != OUTCOME_COMPLETE || x->key.status >= 500 ||
+				     (x->key.status >= 400 && x->key.direction == DIRECTION_CLIENT)))
+		return true;
+	return settings.slow_ns && x->end_ns - x->start_ns >= settings.slow_ns;
+}
+
+static __always_inline void count_and_emit(struct held *h, u64 sk, u32 number)
+{
+	struct message_key key = { .sk = sk, .number = number };
+	struct exchange *x = &h->e.x;
+	struct red *r = red_of(x);
+	struct long_text *text;
+	bool up;
+
+	if (r) {
+		count_exchange(r, x);
+		if (!r->learned)
+			x->flags |= FLAG_FIRST;
+	} else {
+		count_loss(x->key.svc, LOSS_RED_FULL);
+	}
+	if (settings.spans && is_sampled(x)) {
+		x->flags |= FLAG_SAMPLED;
+		if (!(x->flags & FLAG_TRACEPARENT))
+			x->trace_flags = 1;
+	}
+	if (x->flags & (FLAG_SAMPLED | FLAG_FIRST) || !r || (settings.spans && is_worth_keeping(x))) {
+		text = h->has_long_text ? bpf_map_lookup_elem(&long_texts, &key) : NULL;
+		up = text ? emit_long(h, text, x->key.svc) : emit_short(h, x->key.svc);
+		if (r && up)
+			r->learned = 1;
+	} else {
+		__sync_fetch_and_add(&r->sampled_out, 1);
+	}
+	if (h->has_long_text)
+		bpf_map_delete_elem(&long_texts, &key);
+}
+
+/* Bytes of the current message's body that have passed; `whole` once it has ended or if it has none. */
+static __always_inline u64 body_bytes(const struct half *h, u64 whole)
+{
+	switch (h->phase) {
+	case PHASE_BODY:
+	case PHASE_UNTIL_CLOSE:
+		return h->pos < h->next ? h->pos - h->body_start : h->next - h->body_start;
+	case PHASE_CHUNK:
+	case PHASE_TRAILER:
+		return h->body;
+	default:
+		return h->body ? h->body : whole;
+	}
+}
+
+/* The oldest request's response is over: by completion, or as `outcome` says. */
+__weak __noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
+{
+	struct message_key key = {};
+	struct exchange *x;
+	struct held *h;
+
+	if (!c || c->begun == c->answered)
+		return 0;
+	key.sk = c->sk;
+	key.number = c->answered;
+	h = c->slot_of == key.number + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+	if (h) {
+		x = &h->e.x;
+		x->key.status = c->status;
+		x->key.outcome = outcome;
+		x->first_ns = c->resp_first_ns;
+		x->end_ns = end_ns > x->start_ns ? end_ns : x->start_ns;
+		x->response_bytes = c->response_bytes;
+		if (key.number + 1 == c->begun) /* its body may still be on the way */
+			x->request_bytes = body_bytes(&c->half[HALF_REQUEST], x->request_bytes);
+		if (c->response_chunked)
+			x->flags |= FLAG_CHUNKED_RESPONSE;
+		if (c->upgrade)
+			x->flags |= FLAG_UPGRADE;
+		count_and_emit(h, key.sk, key.number);
+	}
+	if (c->slot_of == key.number + 1)
+		c->slot_of = 0;
+	else
+		bpf_map_delete_elem(&pending, &key);
+	c->status = c->response_begun = c->response_chunked = 0;
+	c->resp_first_ns = c->response_bytes = 0;
+	c->answered = key.number + 1;
+	return 0;
+}
+
+#endif

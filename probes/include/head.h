@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * Heads of HTTP/1.0 and 1.1 messages (RFC 9112): the first line and the few header fields that framing, correlation
+ * and names need. Works on win[line .. have), line by line; knows nothing of sockets or connections.
+ */
+#ifndef STINGLESS_HEAD_H
+#define STINGLESS_HEAD_H
+
+#include "route.h"
+
+#define WIN_MAX (WINDOW + CARRY_MAX) /* an index into win may be up to this, and 64 bytes more can be read there */
+
+static __always_inline bool is_tchar(u8 c) /* RFC 9110, 5.6.2 */
+{
+	u64 low = 0x03ff6cfa00000000ULL, high = 0x57ffffffc7fffffeULL;
+
+	return c < 64 ? low >> c & 1 : c < 128 ? high >> (c - 64) & 1 : 0;
+}
+
+static __always_inline const u8 *win_at(struct scratch *s, u32 at)
+{
+	return s->win + (at < WIN_MAX ? at : WIN_MAX);
+}
+
+/* Appends win[at .. at+n) to the request's text; returns where it begins. What does not fit is cut by the caller's n. */
+static __always_inline u32 keep_text(struct scratch *s, u32 at, u32 n, u32 max)
+{
+	u32 to = s->head.text_len;
+
+	if (to > TEXT_LONG - max || n > max || at > WIN_MAX - max)
+		return 0;
+	bpf_probe_read_kernel(s->text + to, n, s->win + at);
+	s->head.text_len = to + n;
+	return to;
+}
+
+/* Zero-padded method token -> its place in settings.methods, from 1. */
+static __always_inline u8 known_method(u64 token)
+{
+	for (int i = 0; i < KNOWN_METHODS; i++) {
+		u64 known = *(const volatile u64 *)settings.methods[i];
+
+		if (known == token)
+			return i + 1;
+		if (!known)
+			break;
+	}
+	return 0;
+}
+
+static __always_inline bool read_version(struct scratch *s, u64 w)
+{
+	s->head.protocol = w == WORD('H', 'T', 'T', 'P', '/', '1', '.', '1') ? PROTOCOL_HTTP_1_1 :
+			   w == WORD('H', 'T', 'T', 'P', '/', '1', '.', '0') ? PROTOCOL_HTTP_1_0 : PROTOCOL_UNKNOWN;
+	return s->head.protocol;
+}
+
+/* method SP request-target SP HTTP-version, in win[at .. end). Returns 0, or -1: not HTTP/1. `cut`: the line goes on. */
+__weak __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
+{
+	u32 m, target, n;
+	u64 w;
+
+	if (!s || at > WINDOW || end > WIN_MAX || end < at + 3)
+		return -1;
+	for (m = 0; m <= METHOD_MAX; m++) {
+		if (!is_tchar(*win_at(s, at + m)))
+			break;
+	}
+	if (m == 0 || m > METHOD_MAX || *win_at(s, at + m) != ' ')
+		return -1;
+	target = at + m + 1;
+	w = word_at(win_at(s, at));
+	if (!cut) {
+		if (end < target + 10 || end < 9 || *win_at(s, end - 9) != ' ' || !read_version(s, word_at(win_at(s, end - 8))))
+			return -1;
+		n = end - 9 - target;
+	} else {
+		s->head.protocol = PROTOCOL_HTTP_1_1; /* said at the line's end, which is too far */
+		n = end - target;
+	}
+	s->head.target_full = n;
+	if (n > TARGET_MAX) {
+		n = TARGET_MAX;
+		s->head.cut = 1;
+	}
+	s->head.cut |= cut;
+	s->head.method = m <= 8 ? known_method(m == 8 ? w : w & ((1ULL << (m * 8)) - 1)) : 0;
+	s->head.is_head = m == 4 && (w & 0xffffffff) == WORD('H', 'E', 'A', 'D', 0, 0, 0, 0);
+	s->head.is_connect = m == 7 && (w & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0);
+	s->head.text_len = 0;
+	s->head.method_len = m;
+	keep_text(s, at, m, METHOD_MAX);
+	s->head.target_len = n;
+	keep_text(s, target, n, TARGET_MAX);
+	s->head.route = route_hash(s, m, n);
+	return 0;
+}
+
+/* HTTP-version SP status-code ... Returns 0, or -1: not HTTP/1. */
+static __always_inline int status_line(struct scratch *s, u32 at, u32 end)
+{
+	u64 w = word_at(win_at(s, at + 8));
+	u8 a = w >> 8, b = w >> 16, c = w >> 24;
+
+	if (end < at + 12 || !read_version(s, word_at(win_at(s, at))) || (u8)w != ' ')
+		return -1;
+	if (a < '1' || a > '9' || b < '0' || b > '9' || c < '0' || c > '9')
+		return -1;
+	s->head.status = (a - '0') * 100 + (b - '0') * 10 + (c - '0');
+	return 0;
+}
+
+static __always_inline int hex_digit(u8 c)
+{
+	u8 l = c | 0x20;
+
+	return c >= '0' && c <= '9' ? c - '0' : l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
+}
+
+/* version "-" trace-id "-" parent-id "-" trace-flags (W3C Trace Context, 3.2). An invalid one is as none. */
+__weak __noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
+{
+	u32 ids = 0, parents = 0, from;
+	u8 byte[26];
+	int a, b;
+
+	if (!s || n < 55 || at > WINDOW)
+		return 0;
+	for (u32 i = 0; i < 26; i++) {
+		/* 1 byte of version, 16 of trace id, 8 of parent id, 1 of flags, with a dash behind each */
+		from = at + i * 2 + (i > 0) + (i > 16) + (i > 24);
+		a = hex_digit(*win_at(s, from));
+		b = hex_digit(*win_at(s, from + 1));
+		if (a < 0 || b < 0)
+			return 0;
+		byte[i] = a << 4 | b;
+	}
+	if (byte[0] == 0xff || (byte[0] == 0 && n != 55))
+		return 0;
+	if (*win_at(s, at + 2) != '-' || *win_at(s, at + 35) != '-' || *win_at(s, at + 52) != '-')
+		return 0;
+	for (u32 i = 0; i < 16; i++)
+		ids |= byte[i + 1];
+	for (u32 i = 0; i < 8; i++)
+		parents |= byte[i + 17];
+	if (!ids || !parents)
+		return 0;
+	__builtin_memcpy(s->head.trace_id, byte + 1, 16);
+	__builtin_memcpy(s->head.parent_id, byte + 17, 8);
+	s->head.trace_flags = byte[25];
+	s->head.has_trace = 1;
+	return 0;
+}
+
+static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
+{
+	u64 length = 0;
+
+	if (n == 0 || n > 18)
+		return;
+	for (u32 i = 0; i < 18; i++) {
+		u8 c = *win_at(s, at + i);
+
+		if (i >= n)
+			break;
+		if (c < '0' || c > '9')
+			return;
+		length = length * 10 + (c - '0');
+	}
+	s->head.content_length = length;
+	s->head.has_length = 1;
+}
+
+static __always_inline void keep_host(struct scratch *s, u32 at, u32 n)
+{
+	u64 h = MIX;
+
+	if (s->head.host_len || n == 0)
+		return;
+	if (n > HOST_MAX)
+		n = HOST_MAX;
+	s->head.host_off = keep_text(s, at, n, HOST_MAX);
+	s->head.host_len = n;
+	for (u32 i = 0; i < HOST_MAX / 8; i++) {
+		u64 w = word_at(win_at(s, at + i * 8));
+		u32 left = n - i * 8;
+
+		if (i * 8 >= n)
+			break;
+		h = mix(h, left >= 8 ? w : w & ((1ULL << (left * 8)) - 1));
+	}
+	s->head.peer = h ^ h >> 32;
+}
+
+/* Only where the coding is the last one, as RFC 9112, 6.3 wants it. */
+static __always_inline bool ends_chunked(struct scratch *s, u32 at, u32 n)
+{
+	return n >= 7 && ((word_at(win_at(s, at + n - 7)) | LOWER) & ~(0xffULL << 56)) == WORD('c', 'h', 'u', 'n', 'k', 'e', 'd', 0);
+}
+
+static __always_inline void request_field(struct scratch *s, u64 name, u64 more, u32 value, u32 n, u32 name_len)
+{
+	if (name_len == 4 && (name & 0xffffffff) == WORD('h', 'o', 's', 't', 0, 0, 0, 0)) {
+		keep_host(s, value, n);
+	} else if (name_len == 10 && name == WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e')) {
+		if (!s->head.agent_len && n) {
+			s->head.agent_len = n < AGENT_MAX ? n : AGENT_MAX;
+			s->head.agent_off = keep_text(s, value, s->head.agent_len, AGENT_MAX);
+		}
+	} else if (name_len == 11 && name == WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')) {
+		read_traceparent(s, value, n);
+	} else if (name_len == 10 && name == WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a')) {
+		if (!s->head.state_len && n && n <= STATE_MAX) {
+			s->head.state_off = keep_text(s, value, n, STATE_MAX);
+			s->head.state_len = n;
+		}
+	}
+}
+
+/* One field line, win[at .. end) without its line end. */
+__weak __noinline int header_line(struct scratch *s, u32 at, u32 end)
+{
+	u64 name, more, colon;
+	u32 value, name_len;
+
+	if (!s || at > WINDOW || end > WIN_MAX || end <= at)
+		return 0;
+	name = word_at(win_at(s, at)) | LOWER;
+	more = word_at(win_at(s, at + 8)) | LOWER;
+	switch (name) {
+	case WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-'):
+	case WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'):
+	case WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e'):
+	case WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'):
+	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
+	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
+		break;
+	default:
+		if ((name & 0xffffffffffULL) != WORD('h', 'o', 's', 't', ':', 0, 0, 0))
+			return 0;
+	}
+	colon = bytes_equal(name, ':');
+	name_len = 0;
+	if (!colon) {
+		colon = bytes_equal(more, ':');
+		name_len = 8;
+		if (!colon) {
+			colon = bytes_equal(word_at(win_at(s, at + 16)), ':');
+			name_len = 16;
+		}
+	}
+	if (!colon)
+		return 0;
+	name_len += first_byte(colon);
+	value = at + name_len + 1;
+	for (u32 i = 0; i < 8; i++, value++) {
+		if (*win_at(s, value) != ' ' && *win_at(s, value) != '\t')
+			break;
+	}
+	for (u32 i = 0; i < 8 && end > value; i++, end--) {
+		if (*win_at(s, end - 1) != ' ' && *win_at(s, end - 1) != '\t')
+			break;
+	}
+	if (end < value)
+		end = value;
+	if (name_len == 14 && name == WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-') &&
+	    (more & 0xffffffffffffULL) == WORD('l', 'e', 'n', 'g', 't', 'h', 0, 0))
+		read_length(s, value, end - value);
+	else if (name_len == 17 && name == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') &&
+		 more == WORD('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n'))
+		s->head.chunked = ends_chunked(s, value, end - value);
+	else if (name_len == 7 && name == WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'))
+		s->head.upgrade = 1;
+	else if (!s->head.is_response)
+		request_field(s, name, more, value, end - value, name_len);
+	return 0;
+}
+
+static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
+{
+	if (end > at && *win_at(s, end - 1) == '\r')
+		end--;
+	if (s->head.skip) {
+		s->head.skip = 0;
+	} else if (s->head.started) {
+		if (end == at)
+			s->head.done = 1;
+		else
+			header_line(s, at, end);
+	} else if (end > at) { /* an empty line before the first one is ignored: RFC 9112, 2.2 */
+		s->head.started = 1;
+		s->head.bad = (s->head.is_response ? status_line(s, at, end) : request_line(s, at, end, 0)) != 0;
+	}
+}
+
+/* One turn: the next 32 bytes, or the next line if it ends among them. */
+static long find_line(u32 i, struct scratch **ctx)
+{
+	struct scratch *s = *ctx;
+	u32 at = s->scan, have = s->have;
+	u64 lf;
+
+	if (at >= have || at >= WINDOW + CARRY_MAX)
+		return 1;
+	for (u32 k = 0; k < 4; k++, at += 8) {
+		lf = bytes_equal(word_at(win_at(s, at)), '\n');
+		if (lf)
+			break;
+	}
+	if (!lf) {
+		s->scan = at;
+		return at >= have;
+	}
+	at += first_byte(lf);
+	if (at >= have) {
+		s->scan = have;
+		return 1;
+	}
+	s->scan = at + 1;
+	take_line(s, s->line, at);
+	s->line = at + 1;
+	return s->head.done || s->head.bad;
+}
+
+static __always_inline void scan_lines(struct scratch *s)
+{
+	struct scratch *ctx = s;
+
+	bpf_loop(WIN_MAX, find_line, &ctx, 0);
+}
+
+#endif

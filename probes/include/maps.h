@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * All state of the kernel side. Every file includes this; the linker keeps one copy (weak). Python sets the sizes that
+ * stand here as 1 before it loads (instrumenter/bpf/program.py).
+ */
+#ifndef STINGLESS_MAPS_H
+#define STINGLESS_MAPS_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+#include "state.h"
+
+const volatile struct settings settings SEC(".rodata") __weak;
+
+/* Inserted by exec, fork and the first socket call of an unknown process, and by Python for those running before;
+ * read at every watched hook; deleted at exit of the process's last thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, struct process);
+} procs SEC(".maps") __weak;
+
+/* Keyed by socket pointer. Inserted at the first bytes seen on a TCP socket of a watched process; deleted when the
+ * socket reaches TCP_CLOSE, which every socket does before its memory is used again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct conn);
+} conns SEC(".maps") __weak;
+
+/* Requests that wait behind another on their connection (pipelining). Inserted when a request begins while conn.slot is
+ * taken; deleted when its response ends or its connection does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct message_key);
+	__type(value, struct held);
+} pending SEC(".maps") __weak;
+
+/* Texts longer than TEXT_SHORT of requests that wait for their response; lives as long as its request. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct message_key);
+	__type(value, struct long_text);
+} long_texts SEC(".maps") __weak;
+
+/* Heads that came in more than one piece, keyed by socket and half. Inserted when a call ends inside a head; deleted
+ * when the head is whole, unreadable, or its connection ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct message_key);
+	__type(value, struct partial);
+} carry SEC(".maps") __weak;
+
+/* The metrics. Inserted at the first exchange under a key; never deleted here: Python reads, and deletes keys of
+ * services that are gone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct red_key);
+	__type(value, struct red);
+} red SEC(".maps") __weak;
+
+/* Zeros, to insert: too large for the stack. Nobody writes it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct red);
+} empty_red SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct conn);
+} empty_conn SEC(".maps") __weak;
+
+/* Metric keys in use, by service; under 0 in all. Inserted with a service's first key; Python deletes with the keys. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, u32);
+} service_keys SEC(".maps") __weak;
+
+/* What could not be recorded, and why. Inserted at the first loss of its kind; Python reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct loss_key);
+	__type(value, u64);
+} losses SEC(".maps") __weak;
+
+/* One bit per TCP port: who listens there is watched. Written by Python. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, u64);
+} ports SEC(".maps") __weak;
+
+/* Arguments between a call's entry and its return, for kprobes, keyed by thread. A thread that dies in the call leaves
+ * its entry, which the thread's next call or the map's LRU replaces. */
+struct {
+	__uint(type, 9 /* BPF_MAP_TYPE_LRU_HASH */);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct call);
+} calls SEC(".maps") __weak;
+
+/* Work space, one per program that parses: a program never runs twice at once on a CPU, but two may interleave. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCH_SLOTS);
+	__type(key, u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps") __weak;
+
+/* The next service number, from FIRST_SERVICE up; smaller ones are Python's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} next_service SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} exchanges SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} long_exchanges SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps") __weak;
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* Which process is watched, and as which service. */
+#ifndef STINGLESS_PROCESS_H
+#define STINGLESS_PROCESS_H
+
+#include <bpf/bpf_core_read.h>
+#include "emit.h"
+
+static __always_inline u32 new_service(void)
+{
+	u32 zero = 0, *next = bpf_map_lookup_elem(&next_service, &zero);
+
+	return next ? FIRST_SERVICE + __sync_fetch_and_add(next, 1) : 0;
+}
+
+static __always_inline void describe(struct event *e, u32 kind, u32 tgid, u32 svc)
+{
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time_ns = bpf_ktime_get_ns();
+	e->kind = kind;
+	e->tgid = tgid;
+	e->svc = svc;
+}
+
+/* A process that was running before it was known, or whose exec found the map full. */
+__weak __noinline int process_seen(u32 tgid)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct process p = { .verdict = settings.default_verdict };
+	struct event e;
+
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		p.verdict = VERDICT_IGNORE;
+	p.svc = new_service();
+	if (bpf_map_update_elem(&procs, &tgid, &p, BPF_NOEXIST)) {
+		if (!bpf_map_lookup_elem(&procs, &tgid))
+			count_loss(0, LOSS_PROCESSES_FULL);
+		return 0;
+	}
+	if (p.verdict == VERDICT_IGNORE && BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return 0;
+	describe(&e, EVENT_SEEN, tgid, p.svc);
+	e.parent_tgid = BPF_CORE_READ(task, real_parent, tgid);
+	e.cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(e.comm, sizeof(e.comm));
+	emit_event(&e);
+	return 0;
+}
+
+/* The current process's service, or 0 if it is not watched. */
+static __always_inline u32 watched(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *p = bpf_map_lookup_elem(&procs, &tgid);
+
+	if (!p) {
+		process_seen(tgid);
+		p = bpf_map_lookup_elem(&procs, &tgid);
+		if (!p)
+			return 0;
+	}
+	return p->verdict == VERDICT_IGNORE ? 0 : p->svc;
+}
+
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * RED (rate, errors, duration) counted where it happens. Every addition is atomic although the map is per CPU: a
+ * connection's end in softirq may interrupt an addition on the same CPU.
+ */
+#ifndef STINGLESS_RED_H
+#define STINGLESS_RED_H
+
+#include "emit.h"
+
+/* Number of bounds below `v`, which is the place of the first bound with v <= bound; branch-free binary search. */
+static __always_inline u32 duration_bucket(u64 v)
+{
+	const volatile u64 *bounds = settings.duration_bounds;
+	u32 i = 0;
+
+	for (u32 step = DURATION_BOUNDS / 2; step; step /= 2)
+		if (bounds[(i + step - 1) & (DURATION_BOUNDS - 1)] < v)
+			i += step;
+	if (i < DURATION_BOUNDS && bounds[i & (DURATION_BOUNDS - 1)] < v)
+		i++;
+	return i;
+}
+
+static __always_inline u32 size_bucket(u64 v)
+{
+	const volatile u64 *bounds = settings.size_bounds;
+	u32 i = 0, last;
+
+	for (u32 step = 64; step; step /= 2) {
+		last = i + step - 1;
+		if (last < SIZE_BOUNDS && bounds[last] < v)
+			i += step;
+	}
+	return i;
+}
+
+static __always_inline bool take_place(u32 svc, u32 limit)
+{
+	u32 one = 1, *n = bpf_map_lookup_elem(&service_keys, &svc);
+
+	if (!n) {
+		if (bpf_map_update_elem(&service_keys, &svc, &one, BPF_NOEXIST) == 0)
+			return true;
+		n = bpf_map_lookup_elem(&service_keys, &svc);
+		if (!n)
+			return false;
+	}
+	if (*n >= limit)
+		return false;
+	__sync_fetch_and_add(n, 1);
+	return true;
+}
+
+/* The counts under x->key. A service with too many keys counts the rest under route and peer 0, which has places kept
+ * for it. NULL: not even that found room. */
+static __always_inline struct red *red_of(struct exchange *x)
+{
+	struct red *empty, *r = bpf_map_lookup_elem(&red, &x->key);
+	u32 zero = 0;
+
+	if (r)
+		return r;
+	empty = bpf_map_lookup_elem(&empty_red, &zero);
+	if (!empty)
+		return NULL;
+	if (!take_place(x->key.svc, settings.service_keys) || !take_place(0, settings.total_keys)) {
+		x->key.route = 0;
+		x->key.peer = 0;
+		x->flags |= FLAG_FOLDED;
+		count_loss(x->key.svc, LOSS_SERIES_FOLDED);
+		r = bpf_map_lookup_elem(&red, &x->key);
+		if (r)
+			return r;
+	}
+	bpf_map_update_elem(&red, &x->key, empty, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&red, &x->key);
+}
+
+static __always_inline void count_exchange(struct red *r, const struct exchange *x)
+{
+	u64 ns = x->end_ns - x->start_ns;
+	u32 d = duration_bucket(ns), q = size_bucket(x->request_bytes), p = size_bucket(x->response_bytes);
+
+	__sync_fetch_and_add(&r->count, 1);
+	__sync_fetch_and_add(&r->sum_ns, ns);
+	if (x->request_bytes)
+		__sync_fetch_and_add(&r->request_bytes, x->request_bytes);
+	if (x->response_bytes)
+		__sync_fetch_and_add(&r->response_bytes, x->response_bytes);
+	if (d < DURATION_BUCKETS)
+		__sync_fetch_and_add(&r->duration[d], 1);
+	if (q < SIZE_BUCKETS)
+		__sync_fetch_and_add(&r->request_size[q], 1);
+	if (p < SIZE_BUCKETS)
+		__sync_fetch_and_add(&r->response_size[p], 1);
+}
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * The route hash of a request target: the hash of its path with every segment that looks like an identifier replaced
+ * by `*`. instrumenter/routes.py says the same rules on strings; tests hold the two together.
+ */
+#ifndef STINGLESS_ROUTE_H
+#define STINGLESS_ROUTE_H
+
+#include "maps.h"
+#include "swar.h"
+
+#define MAX_ROUTE_SEGMENTS 16
+#define MIX 0x9E3779B97F4A7C15ULL
+
+struct route {
+	struct scratch *s;
+	u64 hash;
+	u64 kept;    /* hash before the last segment that may be folded */
+	u64 segment; /* hash of the segment so far */
+	u32 at;      /* in text */
+	u32 end;
+	u32 length;  /* of the segment so far */
+	u32 count;   /* segments ended */
+	u8 not_digits;
+	u8 not_hex;
+	u8 digit;
+	u8 not_uuid;
+};
+
+static __always_inline u64 mix(u64 h, u64 w)
+{
+	h = (h ^ w) * MIX;
+	return h ^ (h >> 29);
+}
+
+static __always_inline void end_segment(struct route *r)
+{
+	bool id = r->length && (!r->not_digits || (r->length == 36 && !r->not_uuid) ||
+				(!r->not_hex && r->digit && r->length >= 8) || (r->length >= 24 && r->digit) ||
+				r->length > 48);
+
+	if (r->count == MAX_ROUTE_SEGMENTS - 1)
+		r->kept = r->hash;
+	if (r->count < MAX_ROUTE_SEGMENTS)
+		r->hash = mix(r->hash, id ? '*' : mix(r->segment, r->length));
+	else
+		r->hash = mix(r->kept, '*' << 8 | '*');
+	r->count++;
+	r->segment = r->length = 0;
+	r->not_digits = r->not_hex = r->digit = r->not_uuid = 0;
+}
+
+/* Up to eight bytes of one segment, and its end if it is among them. */
+static long route_word(u32 i, struct route *r)
+{
+	u32 at = r->at & (TEXT_LONG - 1), left = r->end - r->at, n = 8;
+	u64 w = word_at(r->s->text + at), keep, stop, digits, hex, dashes;
+	u8 c;
+
+	if (r->at >= r->end) {
+		end_segment(r);
+		return 1;
+	}
+	stop = bytes_equal(w, '/') | bytes_equal(w, '?') | bytes_equal(w, '#');
+	if (stop)
+		n = first_byte(stop);
+	if (n > left)
+		n = left;
+	keep = n >= 8 ? ~0ULL : (1ULL << (n * 8)) - 1;
+	digits = bytes_between(w, '0', '9');
+	hex = digits | bytes_between(w | LOWER, 'a', 'f');
+	dashes = bytes_equal(w, '-') & keep;
+	r->not_digits |= !!(~digits & keep & HIGH);
+	r->not_hex |= !!(~hex & keep & HIGH);
+	r->digit |= !!(digits & keep);
+	/* 8-4-4-4-12: dashes are bytes 8, 13, 18 and 23 */
+	r->not_uuid |= !!(~(hex | dashes) & keep & HIGH) ||
+		       dashes != (r->length == 8 ? 0x0000800000000080ULL : r->length == 16 ? 0x8000000000800000ULL : 0);
+	if (n)
+		r->segment = mix(r->segment, w & keep);
+	r->length += n;
+	r->at += n;
+	if (n == 8)
+		return 0;
+	end_segment(r);
+	if (r->at >= r->end || r->count > MAX_ROUTE_SEGMENTS)
+		return 1;
+	c = r->s->text[r->at & (TEXT_LONG - 1)];
+	r->at++;
+	return c != '/';
+}
+
+static long find_path(u32 i, struct route *r)
+{
+	u32 at = r->at & (TEXT_LONG - 1);
+
+	if (r->at >= r->end)
+		return 1;
+	if (r->s->text[at] == '/' || r->s->text[at] == '?' || r->s->text[at] == '#')
+		return 1;
+	r->at++;
+	return 0;
+}
+
+/* Of the target at text[at .. at+n): never 0, which stands for `other`. */
+__weak __noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
+{
+	struct route r = { .hash = MIX };
+	u8 first;
+
+	if (!s || n > TARGET_MAX || at > METHOD_MAX)
+		return 1;
+	r.s = s;
+	r.at = at;
+	r.end = at + n;
+	first = s->text[at & (TEXT_LONG - 1)] | 0x20;
+	if (n && first == 'h' && !s->head.is_connect) { /* absolute-form (RFC 9112, 3.2.2): leave out scheme and authority */
+		r.at += 8; /* "https://" or one byte into the authority */
+		bpf_loop(TARGET_MAX, find_path, &r, 0);
+		if (r.at > r.end)
+			r.at = r.end;
+	} else if (n && first != ('/' | 0x20)) { /* authority-form, asterisk-form */
+		return mix(MIX, '*') | 1;
+	}
+	if (r.at < r.end && s->text[r.at & (TEXT_LONG - 1)] == '/')
+		r.at++;
+	bpf_loop(TARGET_MAX / 8 + 2 * MAX_ROUTE_SEGMENTS, route_word, &r, 0);
+	return r.hash | 1;
+}
+
+#endif

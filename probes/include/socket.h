@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * What every set of stubs calls, whatever hook it hangs on:
+ *   on_send_enter  bytes are about to be written: a client's requests begin here, before the peer can see them
+ *   on_send_exit   bytes were written: a server's responses are read here, when the memory is certainly there
+ *   on_receive     bytes were read
+ *   on_state       the connection moved on (tracepoint sock:inet_sock_set_state)
+ */
+#ifndef STINGLESS_SOCKET_H
+#define STINGLESS_SOCKET_H
+
+#include "process.h"
+#include "buffer.h"
+#include "stream.h"
+
+#define GIVE_UP 8 /* changes of direction that did not look like HTTP */
+
+static __always_inline struct scratch *get_scratch(u32 slot)
+{
+	return bpf_map_lookup_elem(&scratch, &slot);
+}
+
+static __always_inline struct conn *get_conn(u64 sk)
+{
+	return bpf_map_lookup_elem(&conns, &sk);
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+static __always_inline u32 sent_seq(u64 sk)
+{
+	return BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+}
+
+static __always_inline u32 received_seq(u64 sk)
+{
+	return BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
+}
+
+/* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
+static __always_inline bool like_request(struct scratch *s, u32 n)
+{
+	u32 i;
+	u8 c = 0;
+
+	for (i = 0; i < 16; i++) {
+		c = s->win[i];
+		if (i >= n || !is_tchar(c))
+			break;
+	}
+	if (i == 0)
+		return n >= 2 && s->win[0] == '\r' && s->win[1] == '\n';
+	if (i >= n || i == 16)
+		return true;
+	if (c != ' ')
+		return false;
+	if (i + 1 >= n)
+		return true;
+	c = s->win[(i + 1) & 31];
+	return c == '/' || c == '*' || (c | 0x20) == 'h' ||
+	       (i == 7 && (word_at(s->win) & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0));
+}
+
+static __always_inline bool like_response(struct scratch *s, u32 n)
+{
+	return n >= 8 && (word_at(s->win) & ~(0xffULL << 56)) == WORD('H', 'T', 'T', 'P', '/', '1', '.', 0);
+}
+
+static __always_inline struct conn *new_conn(struct scratch *s)
+{
+	struct conn *c, *zero;
+	u32 first = 0;
+
+	zero = bpf_map_lookup_elem(&empty_conn, &first);
+	if (!zero)
+		return NULL;
+	bpf_map_update_elem(&conns, &s->op.sk, zero, BPF_NOEXIST);
+	c = get_conn(s->op.sk);
+	if (c)
+		c->sk = s->op.sk;
+	return c;
+}
+
+/*
+ * A connection of which nothing is known yet, or no longer. A request can only begin where the direction changes, so
+ * only there the bytes are looked at. Returns whether the call begins a request (or what may be one).
+ */
+__weak __noinline int seek(struct scratch *s)
+{
+	struct conn *c;
+	u32 n;
+	bool request;
+
+	if (!s)
+		return 0;
+	c = get_conn(s->op.sk);
+	if (c && c->last_way == s->op.way + 1)
+		return 0;
+	n = s->op.len < 32 ? s->op.len : 32;
+	if (!n || read_bytes(s, 0, 0, n))
+		return 0;
+	request = like_request(s, n);
+	if (!c) {
+		if (!is_tcp((struct sock *)s->op.sk))
+			return 0;
+		c = new_conn(s);
+		if (!c) {
+			if (request)
+				count_loss(s->op.svc, LOSS_CONNECTIONS_FULL);
+			return 0;
+		}
+	}
+	c->last_way = s->op.way + 1;
+	if (request) {
+		c->kind = KIND_HTTP;
+		c->direction = s->op.way == RECEIVED ? DIRECTION_SERVER : DIRECTION_CLIENT;
+		start_half(&c->half[HALF_REQUEST], s->op.seq);
+		start_half(&c->half[HALF_RESPONSE], s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk));
+		return 1;
+	}
+	if (like_response(s, n))
+		c->misses = 0;
+	else
+		c->misses += is_tchar(s->win[0]) ? 1 : 4;
+	if (c->misses >= GIVE_UP)
+		c->kind = KIND_OTHER;
+	return 0;
+}
+
+__weak __noinline int process(struct scratch *s)
+{
+	struct conn *c;
+
+	if (!s)
+		return 0;
+	c = get_conn(s->op.sk);
+	if (!c || c->kind == KIND_SEEK) {
+		if (!seek(s))
+			return 0;
+		c = get_conn(s->op.sk);
+		if (!c)
+			return 0;
+	}
+	s->op.response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+	return advance(s, c);
+}
+
+static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	s->op.sk = sk;
+	s->op.svc = svc;
+	s->op.way = way;
+	s->op.seq = seq;
+	s->op.len = len;
+	s->op.now = bpf_ktime_get_ns();
+	s->op.tgid = id >> 32;
+	s->op.tid = id;
+}
+
+/* What a hook must do with a socket before it looks at memory. */
+static __always_inline bool sends_matter(struct conn *c)
+{
+	if (!c)
+		return true;
+	if (c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER) {
+		if (!c->resp_first_ns && c->begun != c->answered)
+			c->resp_first_ns = bpf_ktime_get_ns();
+		return false;
+	}
+	return c->kind != KIND_OTHER;
+}
+
+static __always_inline bool returns_matter(struct conn *c)
+{
+	return c && c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER;
+}
+
+/* s->op.buf is set; `before` bytes of the same call went ahead. */
+static __always_inline void on_send_enter(struct scratch *s, u64 sk, u32 svc, u64 len, u32 before)
+{
+	describe_op(s, sk, svc, SENT, sent_seq(sk) + before, len);
+	process(s);
+}
+
+/* `after`: bytes of the same call that were sent behind these. */
+static __always_inline void on_send_exit(struct scratch *s, u64 sk, u32 svc, u64 sent, u32 after)
+{
+	describe_op(s, sk, svc, SENT, sent_seq(sk) - after - sent, sent);
+	process(s);
+}
+
+static __always_inline void on_receive(struct scratch *s, u64 sk, u32 svc, u64 received)
+{
+	describe_op(s, sk, svc, RECEIVED, received_seq(sk) - received, received);
+	process(s);
+}
+
+/* read() returned 0: the response that lasts until the connection closes is whole. */
+static __always_inline void on_end_of_stream(u64 sk)
+{
+	struct conn *c = get_conn(sk);
+
+	if (c && c->kind == KIND_HTTP && c->direction == DIRECTION_CLIENT &&
+	    c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun)
+		finish_all(c, OUTCOME_COMPLETE, bpf_ktime_get_ns());
+}
+
+static __always_inline u32 outcome_at_close(struct conn *c, struct sock *sk, int new_state)
+{
+	int error = BPF_CORE_READ(sk, sk_err);
+
+	if (error && new_state == TCP_CLOSE)
+		return OUTCOME_RESET;
+	if (c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun &&
+	    (c->direction == DIRECTION_SERVER || c->peer_closed))
+		return OUTCOME_COMPLETE;
+	return c->peer_closed ? OUTCOME_PEER_CLOSED : OUTCOME_LOCAL_CLOSED;
+}
+
+static __always_inline void on_state(struct sock *sk, int new_state)
+{
+	u64 key = (u64)sk;
+	struct conn *c = get_conn(key);
+	bool ours; /* the watched process will write no more, and, unless it is a half-closing client, read no more */
+
+	if (!c)
+		return;
+	if (new_state == TCP_CLOSE_WAIT)
+		c->peer_closed = 1;
+	ours = new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK;
+	if (ours && c->direction == DIRECTION_CLIENT && BPF_CORE_READ(sk, sk_shutdown) != SHUTDOWN_MASK)
+		ours = false;
+	if (!ours && new_state != TCP_CLOSE)
+		return;
+	if (c->kind == KIND_HTTP)
+		finish_all(c, outcome_at_close(c, sk, new_state), bpf_ktime_get_ns());
+	if (new_state == TCP_CLOSE)
+		bpf_map_delete_elem(&conns, &key);
+	else if (c->direction == DIRECTION_CLIENT)
+		c->kind = KIND_OTHER;
+}
+
+#endif

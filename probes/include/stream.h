@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * Bytes of one half, in: messages framed (RFC 9112, 6), exchanges begun and finished. `step` does one thing (a head, a
+ * chunk's size line, the end of a body) and moves half.next; it runs until the call's bytes are used up.
+ */
+#ifndef STINGLESS_STREAM_H
+#define STINGLESS_STREAM_H
+
+#include "exchange.h"
+
+#define LOOK 32 /* bytes of chunked framing looked at in one step */
+
+static __always_inline u64 half_position(struct half *h, u32 seq)
+{
+	s32 forward = seq - h->seq;
+	u64 pos = h->pos + forward;
+
+	if (forward > 0) {
+		h->pos = pos;
+		h->seq = seq;
+	}
+	return pos;
+}
+
+static __always_inline void start_half(struct half *h, u32 seq)
+{
+	__builtin_memset(h, 0, sizeof(*h));
+	h->pos = h->next = ORIGIN;
+	h->seq = seq;
+}
+
+static __always_inline void drop_carry(struct conn *c, u32 half)
+{
+	struct message_key key = { .sk = c->sk, .half = half };
+
+	c->half[half & 1].carried = 0;
+	bpf_map_delete_elem(&carry, &key);
+}
+
+struct ending {
+	struct conn *c;
+	u64 now;
+	u32 outcome;
+};
+
+static long finish_one(u32 i, struct ending *e)
+{
+	struct conn *c = e->c;
+
+	if (c->begun == c->answered)
+		return 1;
+	finish_exchange(c, e->outcome, e->now);
+	return 0;
+}
+
+/* Everything outstanding ends as `outcome` at `now`; the first one may have had a part of its response. */
+__weak __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
+{
+	struct ending e = { .c = c, .now = now, .outcome = outcome };
+
+	if (!c)
+		return 0;
+	if (c->response_begun)
+		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
+	bpf_loop(MAX_STEPS, finish_one, &e, 0);
+	if (c->half[0].carried)
+		drop_carry(c, 0);
+	if (c->half[1].carried)
+		drop_carry(c, 1);
+	return 0;
+}
+
+/* The stream can't be followed any more: what is outstanding is said to be unreadable, and a request is looked for. */
+static __always_inline void lose_track(struct scratch *s, struct conn *c, u32 reason)
+{
+	if (reason)
+		count_loss(s->op.svc, reason);
+	finish_all(c, OUTCOME_UNREADABLE, s->op.now);
+	c->kind = KIND_SEEK;
+	c->last_way = s->op.way + 1;
+}
+
+static __always_inline void end_response(struct scratch *s, struct conn *c)
+{
+	struct half *h = &c->half[HALF_RESPONSE];
+
+	c->response_bytes = h->phase == PHASE_BODY ? h->next - h->body_start : h->body;
+	h->phase = PHASE_HEAD;
+	h->body = h->begin_ns = 0;
+	finish_exchange(c, OUTCOME_COMPLETE, s->op.now);
+}
+
+static __always_inline void end_message(struct scratch *s, struct conn *c, struct half *h)
+{
+	if (s->op.response) {
+		end_response(s, c);
+	} else {
+		h->phase = PHASE_HEAD;
+		h->begin_ns = 0;
+	}
+}
+
+static __always_inline void start_body(struct scratch *s, struct conn *c, struct half *h, u32 phase, u64 length)
+{
+	h->body_start = h->next;
+	h->body = h->chunk = h->line = 0;
+	h->phase = phase;
+	if (phase == PHASE_BODY)
+		h->next += length;
+	if (phase == PHASE_UNTIL_CLOSE)
+		h->next = NOWHERE;
+	if (phase == PHASE_BODY && !length)
+		end_message(s, c, h);
+}
+
+static __always_inline void on_request(struct scratch *s, struct conn *c, struct half *h)
+{
+	begin_exchange(s, c);
+	if (s->head.chunked)
+		start_body(s, c, h, PHASE_CHUNK, 0);
+	else
+		start_body(s, c, h, PHASE_BODY, s->head.is_connect ? 0 : s->head.content_length);
+}
+
+static __always_inline void on_response(struct scratch *s, struct conn *c, struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .number = c->answered };
+	u32 status = s->head.status;
+	struct held *r;
+
+	if (c->begun == c->answered) {
+		lose_track(s, c, LOSS_UNANSWERED_RESPONSE);
+		return;
+	}
+	if (status < 200 && status != 101) { /* interim (RFC 9110, 15.2): the final one follows */
+		c->resp_first_ns = h->begin_ns = 0;
+		return;
+	}
+	r = c->slot_of == c->answered + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+	c->status = status;
+	c->response_begun = 1;
+	if (!c->resp_first_ns)
+		c->resp_first_ns = h->begin_ns;
+	if (status == 101 || (r && r->is_connect && status < 300)) {
+		c->upgrade = 1;
+		start_body(s, c, h, PHASE_BODY, 0);
+		finish_all(c, OUTCOME_UNREADABLE, s->op.now);
+		c->kind = KIND_OTHER;
+	} else if (status == 204 || status == 304 || (r && r->is_head)) {
+		start_body(s, c, h, PHASE_BODY, 0);
+	} else if (s->head.chunked) {
+		c->response_chunked = 1;
+		start_body(s, c, h, PHASE_CHUNK, 0);
+	} else if (s->head.has_length) {
+		start_body(s, c, h, PHASE_BODY, s->head.content_length);
+	} else {
+		start_body(s, c, h, PHASE_UNTIL_CLOSE, 0);
+	}
+}
+
+static __always_inline bool resume_head(struct scratch *s, struct conn *c, struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .half = s->op.response };
+	struct partial *p = h->carried ? bpf_map_lookup_elem(&carry, &key) : NULL;
+
+	s->have = s->line = s->scan = 0;
+	if (!p) {
+		__builtin_memset(&s->head, 0, sizeof(s->head));
+		s->head.is_response = s->op.response;
+		return !h->carried;
+	}
+	__builtin_memcpy(&s->head, &p->head, sizeof(s->head));
+	s->have = p->have & (CARRY_MAX - 1);
+	s->scan = s->have;
+	bpf_probe_read_kernel(s->win, CARRY_MAX, p->bytes);
+	bpf_probe_read_kernel(s->text, TEXT_LONG, p->text);
+	return true;
+}
+
+/* win[line .. have) is the beginning of a line: to the front, and cut if it is longer than what is kept. */
+static __always_inline void keep_rest(struct scratch *s)
+{
+	u32 from = s->line, n = s->have - from;
+
+	if (n >= CARRY_MAX) {
+		if (!s->head.skip && !s->head.started)
+			s->head.bad = s->head.is_response || request_line(s, from, s->have, 1);
+		s->head.started = 1;
+		s->head.skip = 1;
+		n = 0;
+	}
+	n &= CARRY_MAX - 1;
+	if (n && from <= WIN_MAX - CARRY_MAX)
+		bpf_probe_read_kernel(s->win, n, s->win + from);
+	s->have = s->scan = n;
+	s->line = 0;
+}
+
+static __always_inline int save_head(struct scratch *s, struct conn *c, struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .half = s->op.response };
+
+	__builtin_memcpy(&s->partial.head, &s->head, sizeof(s->head));
+	s->partial.have = s->have;
+	bpf_probe_read_kernel(s->partial.bytes, CARRY_MAX, s->win);
+	bpf_probe_read_kernel(s->partial.text, TEXT_LONG, s->text);
+	h->carried = 1;
+	return bpf_map_update_elem(&carry, &key, &s->partial, BPF_ANY);
+}
+
+struct reading {
+	struct scratch *s;
+	u64 off;  /* into the call */
+	u64 end;
+	u32 want;
+	u32 result; /* 0, or a loss */
+};
+
+/* One stretch of a head: read behind what is there, look for lines. */
+static long read_head(u32 i, struct reading *r)
+{
+	struct scratch *s = r->s;
+	u64 left = r->end - r->off;
+	u32 n = left < r->want ? left : r->want, had = s->have;
+
+	if (!n)
+		return 1;
+	if (n > WINDOW_READ || had > CARRY_MAX)
+		return 1;
+	if (read_bytes(s, r->off, had, n)) {
+		r->result = LOSS_UNREADABLE;
+		return 1;
+	}
+	s->have = had + n;
+	scan_lines(s);
+	if (s->head.bad) {
+		r->result = LOSS_MALFORMED;
+		return 1;
+	}
+	if (s->head.done) {
+		r->off += s->line - had;
+		return 1;
+	}
+	r->off += n;
+	r->want = WINDOW_READ;
+	keep_rest(s);
+	if (s->head.bad)
+		r->result = LOSS_MALFORMED;
+	return s->head.bad;
+}
+
+/* A head, or the part of it that this call brings. */
+__weak __noinline int step_head(struct scratch *s, struct conn *c)
+{
+	struct reading r = { .want = WINDOW_FIRST };
+	struct half *h;
+	bool known;
+
+	if (!s || !c)
+		return 1;
+	h = &c->half[s->op.response & 1];
+	r.s = s;
+	r.off = h->next - s->op.pos;
+	r.end = s->op.len;
+	known = resume_head(s, c, h);
+	if (!h->begin_ns) {
+		h->begin_ns = s->op.now;
+		if (!s->op.response)
+			s->op.seq += r.off;
+	}
+	if (known)
+		bpf_loop(64, read_head, &r, 0);
+	if (!known || r.result || (!s->head.done && r.off < r.end)) {
+		u32 reason = r.result ? r.result : LOSS_UNREADABLE;
+
+		if (c->begun == 0 && !s->op.response) { /* it only looked like HTTP */
+			reason = reason == LOSS_MALFORMED ? 0 : reason;
+			c->misses += 4;
+		}
+		lose_track(s, c, reason);
+		return 1;
+	}
+	h->next = s->op.pos + r.off;
+	if (!s->head.done) {
+		if (save_head(s, c, h))
+			lose_track(s, c, LOSS_CONNECTIONS_FULL);
+		return 1;
+	}
+	if (h->carried)
+		drop_carry(c, s->op.response);
+	if (s->op.response)
+		on_response(s, c, h);
+	else
+		on_request(s, c, h);
+	return c->kind != KIND_HTTP;
+}
+
+/* One byte of a chunk's size line (RFC 9112, 7.1): hex digits, then anything up to LF. True: the line is over. */
+static __always_inline bool chunk_byte(struct half *h, u8 b)
+{
+	int digit = hex_digit(b);
+
+	if (b == '\n')
+		return true;
+	if (h->line == 0 && digit >= 0)
+		h->chunk = h->chunk << 4 | digit;
+	else
+		h->line = 1;
+	return false;
+}
+
+/* One byte of the trailer section. True: its empty line is over. `line`: 0 at a line's start, 1 inside, 2 after CR. */
+static __always_inline bool trailer_byte(struct half *h, u8 b)
+{
+	if (b == '\n' && h->line != 1)
+		return true;
+	h->line = b == '\n' ? 0 : b == '\r' && h->line == 0 ? 2 : 1;
+	return false;
+}
+
+/* Up to LOOK bytes of chunked framing. Returns 0: go on, 1: the call's bytes are used up or can't be followed. */
+__weak __noinline int step_chunk(struct scratch *s, struct conn *c)
+{
+	u64 off, left;
+	struct half *h;
+	bool over = false;
+	u32 n, i;
+
+	if (!s || !c)
+		return 1;
+	h = &c->half[s->op.response & 1];
+	off = h->next - s->op.pos;
+	left = s->op.len - off;
+	n = left < LOOK ? left : LOOK;
+	if (read_bytes(s, off, 0, n)) {
+		lose_track(s, c, LOSS_UNREADABLE);
+		return 1;
+	}
+	for (i = 0; i < LOOK && !over; i++) {
+		if (i >= n)
+			break;
+		over = h->phase == PHASE_CHUNK ? chunk_byte(h, s->win[i]) : trailer_byte(h, s->win[i]);
+	}
+	h->next += i;
+	if (!over)
+		return 0;
+	if (h->phase == PHASE_TRAILER) {
+		end_message(s, c, h);
+		return 0;
+	}
+	h->line = 0;
+	if (h->chunk) {
+		h->body += h->chunk;
+		h->next += h->chunk + 2; /* the data and its CRLF */
+	} else {
+		h->phase = PHASE_TRAILER;
+	}
+	h->chunk = 0;
+	return 0;
+}
+
+struct stepping {
+	struct scratch *s;
+	struct conn *c;
+};
+
+static long step(u32 i, struct stepping *l)
+{
+	struct scratch *s = l->s;
+	struct conn *c = l->c;
+	struct half *h = &c->half[s->op.response & 1];
+	u64 end = s->op.pos + s->op.len;
+
+	if (h->phase == PHASE_BODY) {
+		if (end < h->next)
+			return 1;
+		end_message(s, c, h);
+		return 0;
+	}
+	if (end <= h->next)
+		return 1;
+	if (h->next < s->op.pos || s->op.buf.kind == BUF_NONE) { /* what begins here has passed unseen */
+		lose_track(s, c, LOSS_GAP);
+		return 1;
+	}
+	if (h->phase == PHASE_HEAD)
+		return step_head(s, c);
+	return step_chunk(s, c);
+}
+
+/* The call s->op, on a connection that speaks HTTP. */
+__weak __noinline int advance(struct scratch *s, struct conn *c)
+{
+	struct stepping l = { s, c };
+	struct half *h;
+	u64 end;
+
+	if (!s || !c)
+		return 0;
+	h = &c->half[s->op.response & 1];
+	s->op.pos = half_position(h, s->op.seq);
+	end = s->op.pos + s->op.len;
+	bpf_loop(MAX_STEPS, step, &l, 0);
+	if (end > h->pos) {
+		h->pos = end;
+		h->seq = s->op.seq + s->op.len;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * Eight bytes at a time ("SIMD within a register"): heads are searched by words, not by bytes, because a BPF loop turn
+ * costs several times an instruction. A mask has bit 7 of each byte that matches.
+ */
+#ifndef STINGLESS_SWAR_H
+#define STINGLESS_SWAR_H
+
+#include "kernel.h"
+
+#define ONES 0x0101010101010101ULL
+#define HIGH 0x8080808080808080ULL
+#define LOWER 0x2020202020202020ULL
+
+/* Eight characters as the word they make in memory (both architectures are little-endian). */
+#define WORD(a, b, c, d, e, f, g, h)                                                                                   \
+	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | (u64)(f) << 40 | (u64)(g) << 48 |   \
+	 (u64)(h) << 56)
+
+static __always_inline u64 word_at(const u8 *p)
+{
+	return *(const u64 *)p;
+}
+
+/* Exact for every byte: no carry passes from one to the next. */
+static __always_inline u64 bytes_equal(u64 w, u8 c)
+{
+	u64 x = w ^ (ONES * c);
+
+	return ~(((x & ~HIGH) + ~HIGH) | x | ~HIGH);
+}
+
+static __always_inline u64 bytes_between(u64 w, u8 low, u8 high)
+{
+	u64 x = w & ~HIGH;
+
+	return (x + ONES * (0x80 - low)) & ~(x + ONES * (0x7f - high)) & ~w & HIGH;
+}
+
+/* Place of the first byte in a mask that is not 0. */
+static __always_inline u32 first_byte(u64 mask)
+{
+	return ((((mask & -mask) >> 7) - 1) & ONES) * ONES >> 56;
+}
+
+#endif

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
+/* Socket calls by fentry and fexit on tcp_sendmsg and tcp_recvmsg: the cheapest stubs, where the kernel has trampolines. */
+#include "socket.h"
+#include <bpf/bpf_tracing.h>
+
+SEC("fentry/tcp_sendmsg")
+int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
+{
+	u32 svc = watched();
+	struct scratch *s;
+
+	if (!svc || !sends_matter(get_conn((u64)sk)))
+		return 0;
+	s = get_scratch(SLOT_SEND_ENTER);
+	if (!s)
+		return 0;
+	buf_of_iter(&s->op.buf, &msg->msg_iter);
+	on_send_enter(s, (u64)sk, svc, size, 0);
+	return 0;
+}
+
+SEC("fexit/tcp_sendmsg")
+int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int sent)
+{
+	u32 svc;
+	struct scratch *s;
+
+	if (sent <= 0)
+		return 0;
+	svc = watched();
+	if (!svc || !returns_matter(get_conn((u64)sk)))
+		return 0;
+	s = get_scratch(SLOT_SEND_EXIT);
+	if (!s)
+		return 0;
+	buf_of_moved_iter(&s->op.buf, &msg->msg_iter, sent);
+	on_send_exit(s, (u64)sk, svc, sent, 0);
+	return 0;
+}
+
+static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
+{
+	u32 svc = watched();
+	struct conn *c;
+	struct scratch *s;
+
+	if (!svc || received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0;
+	if (!received) {
+		on_end_of_stream(sk);
+		return 0;
+	}
+	c = get_conn(sk);
+	if (c && c->kind == KIND_OTHER)
+		return 0;
+	s = get_scratch(SLOT_RECV);
+	if (!s)
+		return 0;
+	buf_of_moved_iter(&s->op.buf, &msg->msg_iter, received);
+	if (flags & MSG_TRUNC)
+		s->op.buf.kind = BUF_NONE;
+	on_receive(s, sk, svc, received);
+	return 0;
+}
+
+/* Before 5.19 there was one argument more, `nonblock`, in front of the flags. */
+SEC("fexit/tcp_recvmsg")
+int fexit_recv(u64 *ctx)
+{
+	u64 sk = 0, msg = 0, flags = 0, received = 0;
+
+	bpf_get_func_arg(ctx, 0, &sk);
+	bpf_get_func_arg(ctx, 1, &msg);
+	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) > 5 ? 4 : 3, &flags);
+	bpf_get_func_ret(ctx, &received);
+	return receive(sk, (struct msghdr *)msg, flags, (int)received);
+}
+
+/* sendfile and splice before 6.5; later they come through tcp_sendmsg. */
+SEC("?fexit/tcp_sendpage")
+int BPF_PROG(fexit_sendpage, struct sock *sk, void *page, int offset, size_t size, int flags, int sent)
+{
+	u32 svc;
+	struct scratch *s;
+
+	if (sent <= 0)
+		return 0;
+	svc = watched();
+	if (!svc || !returns_matter(get_conn((u64)sk)))
+		return 0;
+	s = get_scratch(SLOT_SENDPAGE);
+	if (!s)
+		return 0;
+	s->op.buf.kind = BUF_NONE;
+	on_send_exit(s, (u64)sk, svc, sent, 0);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
