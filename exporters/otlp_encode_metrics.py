@@ -15,7 +15,16 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
 from exporters.otlp_delta import Point
-from instrumenter.model import Attributes, Exemplar, ExponentialBuckets, HistogramPoint, Metric, NumberPoint, Resource, Value
+from instrumenter.model import (
+    Attributes,
+    Exemplar,
+    ExponentialBuckets,
+    HistogramPoint,
+    Metric,
+    NumberPoint,
+    Resource,
+    Value,
+)
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 SCOPE: Final = "stingless"

@@ -156,18 +156,26 @@ def _retry_info(error: Any) -> float | None:
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     if not details:
         return None
-    from google.protobuf.message import DecodeError
     from google.rpc.error_details_pb2 import RetryInfo
-    from google.rpc.status_pb2 import Status
 
-    try:
-        for detail in Status.FromString(details).details:
-            info = RetryInfo()
-            if detail.Unpack(info):
-                return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
-    except DecodeError:
-        pass
+    info = RetryInfo()
+    for detail in _status(details).details:
+        if detail.Unpack(info):
+            return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
     return None
+
+
+def _status(body: bytes) -> Any:
+    """google.rpc.Status; an empty one where the bytes are something else."""
+    from google.protobuf.message import DecodeError
+    from google.rpc import status_pb2
+
+    status: Any = status_pb2.Status()  # Any: protobuf's own methods have no types
+    try:
+        status.ParseFromString(body)
+    except DecodeError:
+        status.Clear()
+    return status
 
 
 class HttpTransport:
@@ -229,7 +237,7 @@ class HttpTransport:
         protobuf = response.headers.get("Content-Type", "").startswith("application/x-protobuf")
         if 200 <= status < 300:
             return self._accepted(body if protobuf else b"")
-        reason = _status_message(body) if protobuf else body[:200].decode("utf-8", "replace").strip()
+        reason = _status(body).message if protobuf else body[:200].decode("utf-8", "replace").strip()
         message = " ".join(filter(None, (f"HTTP {status}", response.reason, reason.partition("\n")[0])))
         if status in _RETRYABLE_HTTP:
             return Reply("retry", message, wait_s=retry_after(response.headers.get("Retry-After", ""), time.time()))
@@ -259,17 +267,6 @@ def retry_after(text: str, now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError):
         return None
-
-
-def _status_message(body: bytes) -> str:
-    """`message` of the google.rpc.Status that OTLP/HTTP errors carry."""
-    from google.protobuf.message import DecodeError
-    from google.rpc.status_pb2 import Status
-
-    try:
-        return str(Status.FromString(body).message)
-    except DecodeError:
-        return ""
 
 
 def _cause(error: BaseException) -> str:

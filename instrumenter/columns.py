@@ -8,7 +8,7 @@ no read outside an array, whatever lengths a record claims.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def distinct(words: U64) -> tuple[Rows, Rows]:
     return _unique(whole)
 
 
-def _unique(values: NDArray[np.generic]) -> tuple[Rows, Rows]:
+def _unique(values: NDArray[Any]) -> tuple[Rows, Rows]:
     _, first, group = np.unique(values, return_index=True, return_inverse=True)
     return first, group.reshape(-1)
 

@@ -91,6 +91,8 @@ class Discovery(Group):
     )
     exclude_exe: Names = setting((), "Never watch these executables (globs).", flag="--exclude-exe", metavar="GLOB")
     exclude_cmd: Names = setting((), "Never watch these command lines (globs).", flag="--exclude-cmd", metavar="GLOB")
+    exclude_pids: Pids = setting((), "Never watch these processes and their children.")
+    exclude_services: Names = setting((), "Never watch services of these names (globs).")
     service_name: str = setting(
         "",
         "Name of every watched service. Empty: each process's own OTEL_SERVICE_NAME, else a name made of its script, "

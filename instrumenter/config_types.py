@@ -54,8 +54,10 @@ def words(value: object) -> tuple[str, ...]:
 
 
 def numbers(value: object) -> tuple[str, ...]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (str(value),)
+    """A number, a list of them, or comma-separated text; still as texts."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
+        return tuple(map(str, parts))
     return words(value)
 
 

@@ -20,47 +20,64 @@ from instrumenter.routes import printable
 from instrumenter.traces import Records
 
 _QUESTION, _HASH, _SLASH, _AND = b"?#/&"
+_PARTS = ("method_len", "target_len", "host_len", "agent_len", "host_off", "agent_off", "text_len")
 REDACTED = b"REDACTED"
 
 
+Parts = tuple[bytes, bytes, bytes, bytes]  # method, target, host, agent
+
+
 class Heads(NamedTuple):
-    """Texts of n requests, back to back from the left of each row of `text`; lengths are of bytes."""
+    """Texts of n requests in the rows of `text`: method, then target, then the rest up to `end`; lengths are of bytes."""
 
     text: U8
     method: I64
     target: I64
     host: I64
     agent: I64
+    host_off: I64
+    agent_off: I64
+    end: I64
 
     @classmethod
     def of(cls, x: Records, text: U8) -> Heads:
-        lengths = (x[f"{part}_len"].astype(np.int64) for part in ("method", "target", "host", "agent"))
-        return cls(text, *lengths)
+        """The heads as records have them; all lengths are 0 where a record claims more text than there is."""
+        part = {name: x[name].astype(np.int64) for name in _PARTS}
+        reach = [
+            part["text_len"], part["method_len"] + part["target_len"], part["host_off"] + part["host_len"],
+            part["agent_off"] + part["agent_len"], x["state_off"].astype(np.int64) + x["state_len"],
+        ]  # fmt: skip
+        unfit = np.max(reach, axis=0) > text.shape[1]
+        if unfit.any():
+            part = {name: np.where(unfit, np.int64(0), column) for name, column in part.items()}
+        return cls(text, *part.values())
 
-    @property
-    def end(self) -> I64:
-        """Where the text that follows (tracestate) begins."""
-        return self.method + self.target + self.host + self.agent
-
-    def parts(self, row: int) -> tuple[bytes, bytes, bytes, bytes]:
+    def parts(self, row: int) -> Parts:
         """Method, target, host and agent of one row. Slow: for rows that are looked at one by one."""
-        a = int(self.method[row])
-        b = a + int(self.target[row])
-        c = b + int(self.host[row])
-        d = c + int(self.agent[row])
-        raw = self.text[row, :d].tobytes()
-        return raw[:a], raw[a:b], raw[b:c], raw[c:d]
+        raw = self.text[row].tobytes()
+        method, host, agent = int(self.method[row]), int(self.host_off[row]), int(self.agent_off[row])
+        return (
+            raw[:method], raw[method : method + int(self.target[row])], raw[host : host + int(self.host[row])],
+            raw[agent : agent + int(self.agent[row])],
+        )  # fmt: skip
 
-    def replaced(self, rows: Rows, parts: list[tuple[bytes, bytes, bytes, bytes]]) -> Heads:
+    def replaced(self, rows: Rows, parts: list[Parts]) -> Heads:
         """The heads with other texts in the given rows."""
         joined = [b"".join(p) for p in parts]
         text = np.zeros((len(self.text), max(self.text.shape[1], *map(len, joined))), np.uint8)
         text[:, : self.text.shape[1]] = self.text
         for row, line in zip(rows.tolist(), joined, strict=True):
             text[row, : len(line)] = np.frombuffer(line, np.uint8)
-        lengths = np.stack([self.method, self.target, self.host, self.agent])
-        lengths[:, rows] = np.array([[len(part) for part in p] for p in parts], np.int64).T
-        return Heads(text, *lengths)
+        columns = np.stack(self[1:])
+        columns[:, rows] = np.array([_lengths(*p) for p in parts], np.int64).T
+        return Heads(text, *columns)
+
+
+def _lengths(method: bytes, target: bytes, host: bytes, agent: bytes) -> tuple[int, ...]:
+    """The columns of Heads for texts that are back to back."""
+    host_off = len(method) + len(target)
+    agent_off = host_off + len(host)
+    return len(method), len(target), len(host), len(agent), host_off, agent_off, agent_off + len(agent)
 
 
 class Targets(NamedTuple):
@@ -106,7 +123,7 @@ class Cleaner:
         self._suspect = re.compile(b"&(?:(?i:" + names + b")|[^=&%]*%[^=&]*)=") if names else None
 
     def clean(self, heads: Heads, cutter: Cutter, is_client: Bools) -> tuple[Heads, Cutter, Targets]:
-        """Heads fit to be shown, with their targets. is_client: by row, whether the watched process sent the request."""
+        """Heads fit to be shown, with their targets. is_client (n,): the watched process sent the request."""
         found = targets(heads, cutter)
         odd = unprintable(heads) | self._revealing(found, len(heads.text))
         if found.data.shape[1]:
@@ -131,9 +148,7 @@ class Cleaner:
         rows[found.query_rows[hits]] = True
         return rows
 
-    def _rewrite(
-        self, parts: tuple[bytes, bytes, bytes, bytes], is_client: bool
-    ) -> tuple[bytes, bytes, bytes, bytes]:
+    def _rewrite(self, parts: Parts, is_client: bool) -> Parts:
         """One head made fit: absolute-form split into host and path, secrets redacted, odd bytes as %XX.
 
         A target that is no path of a URL (`*` sent by a client, CONNECT's authority) becomes empty: it has no path.
@@ -152,9 +167,7 @@ class Cleaner:
             target = target if target.startswith(b"/") else b"/" + target
         elif is_client and target and not target.startswith(b"/"):
             target = b"/" + target
-        method, target, host, agent = (
-            printable(part).encode() for part in (method, self.redact(target), host, agent)
-        )
+        method, target, host, agent = (printable(part).encode() for part in (method, self.redact(target), host, agent))
         return method, target, host, agent
 
     def redact(self, target: bytes) -> bytes:
@@ -175,8 +188,7 @@ def unprintable(heads: Heads) -> Bools:
     odd = (heads.text - 0x20) > 0x7E - 0x20  # modulo 256: below 0x20 is far above
     if not odd.any():
         return np.zeros(len(heads.text), np.bool_)
-    rows: Bools = (odd & within(heads.text.shape[1], heads.end)).any(axis=1)
-    return rows
+    return np.asarray((odd & within(heads.text.shape[1], heads.end)).any(axis=1))
 
 
 def redact_authority(host: str) -> str:

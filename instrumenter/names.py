@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from instrumenter.bpf.abi import Direction, Flag, Outcome
-from instrumenter.columns import Bools, Cutter, Rows, distinct, only, spread
+from instrumenter.columns import Bools, Cutter, distinct, only, spread
 from instrumenter.heads import Cleaner, Heads
 from instrumenter.labels import Labels
 from instrumenter.model import (
@@ -82,7 +82,7 @@ class Namer:
         (spans.dropped.unnamed). clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC.
         """
         x, text = self._wanted(exchanges.x, exchanges.text)
-        words = _shape_words(x, text, self._options.methods)
+        words = _shape_words(x, text)
         first, group = distinct(words) if len(x) else (np.zeros(0, np.intp), np.zeros(0, np.intp))
         found = [self._registry.resource(svc) for svc in x["key"]["svc"][first].tolist()]
         known = np.array([r is not None for r in found], np.bool_)
@@ -101,9 +101,7 @@ class Namer:
     def _wanted(self, x: Records, text: U8) -> tuple[Records, U8]:
         """The rows that make sense and that the sampler did not leave out."""
         direction = x["key"]["direction"]
-        length = Heads.of(x, text).end + x["state_len"]
-        sound = (length <= text.shape[1]) & (direction >= Direction.SERVER) & (direction <= Direction.CLIENT)
-        sound &= has_context(x)
+        sound = has_context(x) & (direction >= Direction.SERVER) & (direction <= Direction.CLIENT)
         taught = sound & self._only_taught(x)
         if taught.any():
             self._count("exchanges.taught", x[taught])
@@ -113,7 +111,7 @@ class Namer:
         return (x, text) if kept.all() else (x[kept], text[kept])
 
     def _only_taught(self, x: Records) -> Bools:
-        """Rows that came up for their labels alone: first of their key, not sampled, and not kept for another reason."""
+        """Rows that came up for their labels alone: as is_sampled and is_worth_keeping of probes/include/exchange.h."""
         flags = x["flags"] & (Flag.FIRST | Flag.SAMPLED)
         rows: Bools = flags == Flag.FIRST
         if not rows.any():
@@ -123,7 +121,7 @@ class Namer:
         if self._options.keep_errors:
             key = x["key"]
             error = np.where(key["direction"] == Direction.SERVER, 500, 400)
-            rows &= (key["status"] > 0) & (key["status"] < error) & (key["outcome"] == Outcome.COMPLETE)
+            rows &= (key["status"] < error) & (key["outcome"] == Outcome.COMPLETE)
         return rows
 
     def _count(self, name: str, x: Records) -> None:
@@ -138,10 +136,9 @@ class Namer:
         if shape is None:
             if len(self._shapes) >= self._options.max_cached:
                 self._shapes.clear()
-            key = Key(*x["key"][row].item())._replace(method=int(words[3]) >> 32)
+            key = Key(*x["key"][row].item())
             target = Heads.of(x[row : row + 1], text[row : row + 1]).parts(0)[1]
-            folded = key.route == 0 or int(words[3]) & Flag.FOLDED
-            route = None if folded else self._routes.name(key.route, target)
+            route = None if int(words[3]) & Flag.FOLDED else self._routes.name(key.route, target)
             cut = bool(int(words[3]) & Flag.TARGET_CUT)
             shape = self._shapes[token] = make_shape(key, route, cut, self._options.methods)
         return shape
@@ -153,7 +150,7 @@ class Namer:
         """All columns of the spans of x."""
         server: Bools = x["key"]["direction"] == Direction.SERVER
         raw_heads = Heads.of(x, raw)
-        state, bad_state = trace_state(x, raw, raw_heads.end)
+        state, bad_state = trace_state(x, raw)
         if bad_state.any():
             self._count("spans.tracestate_invalid", x[bad_state])
         texts: dict[str, Text] = {}
@@ -182,7 +179,7 @@ class Namer:
     ) -> None:
         """What the request's head says: the URL, the host, the method that has no name of its own, the user agent."""
         heads, cutter, target = self._cleaner.clean(heads, Cutter(heads.text), ~server)
-        hosts = self._hosts.columns(cutter.cut(heads.method + heads.target, heads.host, clean=True, multiple=8))
+        hosts = self._hosts.columns(cutter.cut(heads.host_off, heads.host, clean=True, multiple=8))
         named = hosts.address.length > 0
         usual = np.where(x["key"]["tls"] != 0, 443, 80)
         own_port = np.where(server, x["local_port"], x["remote_port"])
@@ -195,14 +192,15 @@ class Namer:
             if len(target.query_rows):
                 query = Text(target.query, target.query_length.astype(np.int32))
                 texts["url.query"] = only(spread(query, target.query_rows, len(x)), server)
-            agent = cutter.cut(heads.method + heads.target + heads.host, heads.agent)
+            agent = cutter.cut(heads.agent_off, heads.agent)
             length = np.where(server & (heads.agent > 0), heads.agent, -1).astype(np.int32)
             texts["user_agent.original"] = Text(agent, length)
         if not server.all():
             rows = np.flatnonzero(~server)
             authority = authorities(hosts.authority, named, own, own_port, rows)
             texts["url.full"] = spread(full_urls(x["key"]["tls"][rows], authority, target, rows), rows, len(x))
-        other = _unnamed_methods(x, heads, self._options.methods)
+        method = x["key"]["method"]
+        other = (method == 0) | (method > len(self._options.methods))
         if other.any():
             length = np.where(other & (heads.method > 0), heads.method, -1).astype(np.int32)
             texts["http.request.method_original"] = Text(cutter.cut(np.zeros_like(heads.method), heads.method), length)
@@ -231,32 +229,16 @@ def make_shape(key: Key, route: str | None, cut: bool, methods: tuple[str, ...])
     )
 
 
-def _shape_words(x: Records, text: U8, methods: tuple[str, ...]) -> U64:
-    """(n, 4): all that a row's shape depends on: its metric key, then method and flags."""
+def _shape_words(x: Records, text: U8) -> U64:
+    """(n, 4): all that a row's shape depends on: its metric key, then flags. FOLDED stands for any unknown route."""
     words = np.empty((len(x), 4), np.uint64)
     key = np.ascontiguousarray(x["key"])
     key["pad"] = 0
     words[:, :3] = key.view("<u8").reshape(-1, 3)
     words[:, 3] = x["flags"] & _SHAPING_FLAGS
-    words[:, 3] |= _methods(x, text, methods) << np.uint64(32)
+    unknown = (key["route"] == 0) | (Heads.of(x, text).target == 0)
+    words[:, 3] |= np.where(unknown, np.uint64(Flag.FOLDED), np.uint64(0))
     return words
-
-
-def _methods(x: Records, text: U8, methods: tuple[str, ...]) -> U64:
-    """Each row's place in the table of methods, from 1; looked up in the text where the metric key was folded."""
-    place: U64 = x["key"]["method"].astype(np.uint64)
-    rows = np.flatnonzero((place == 0) & (x["flags"] & Flag.FOLDED != 0))
-    for row in rows.tolist():
-        token = text[row, : int(x["method_len"][row])].tobytes().decode("latin-1")
-        if token in methods:
-            place[row] = methods.index(token) + 1
-    return place
-
-
-def _unnamed_methods(x: Records, heads: Heads, methods: tuple[str, ...]) -> Bools:
-    place = _methods(x, heads.text, methods)
-    rows: Bools = (place == 0) | (place > len(methods))
-    return rows
 
 
 def _numbered(found: list[Resource]) -> tuple[list[Resource], I32]:

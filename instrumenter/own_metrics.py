@@ -68,10 +68,13 @@ class OwnMetrics:
         out = []
         for name, meaning in {m.metric: (n, m) for n, m in MEANINGS.items()}.values():
             points = [
-                NumberPoint(a, self.start_ns, now_ns, v) for a, v in sorted(sums.get(meaning.metric, {}).items(), key=repr)
+                NumberPoint(a, self.start_ns, now_ns, v)
+                for a, v in sorted(sums.get(meaning.metric, {}).items(), key=repr)
             ]
             text = _DESCRIPTIONS.get(meaning.metric, meaning.sentence)
-            out.append(self._metric(meaning.metric, meaning.unit, text, "gauge" if name in GAUGES else "counter", points))
+            out.append(
+                self._metric(meaning.metric, meaning.unit, text, "gauge" if name in GAUGES else "counter", points)
+            )
         return [m for m in out if m.points]
 
     def _attributes(self, key: Key) -> Attributes:

@@ -7,8 +7,8 @@ template (probes/include), so both sides must cut and fold alike, byte for byte;
 The rules, in order:
 
 1. The path is the target up to the first `?` or `#`.
-2. Absolute-form (RFC 9112, 3.2.2), anything before `://` that does not begin with `/`: the path begins at the first
-   `/` after the authority.
+2. Absolute-form (RFC 9112, 3.2.2), `http` or `https` in any case: the path begins at the first `/` after the
+   authority.
 3. An empty path is `/`. What now does not begin with `/` (`*`, CONNECT's authority, garbage) is `*` as a whole.
 4. The path is split at `/` into segments, empty ones included. More than 16: the 16th and all after it become `**`.
 5. A segment becomes `*` if it is
@@ -48,7 +48,7 @@ def template(target: bytes) -> str:
     """The template of a request target, by the rules above: `/users/42?x=1` -> `/users/*`. Any bytes are taken."""
     path = target.partition(b"?")[0].partition(b"#")[0]
     scheme = path.find(b"://")
-    if scheme > 0 and not path.startswith(b"/"):
+    if scheme > 0 and path[0] in b"hH":
         _, slash, rest = path[scheme + 3 :].partition(b"/")
         path = slash + rest
     if not path:
@@ -76,9 +76,7 @@ def _varies(segment: bytes) -> bool:
 
 
 def _is_uuid(segment: bytes) -> bool:
-    return all(
-        b == ord("-") if i in _UUID_DASHES else b in _HEX for i, b in enumerate(segment)
-    )
+    return all(b == ord("-") if i in _UUID_DASHES else b in _HEX for i, b in enumerate(segment))
 
 
 class Routes:

@@ -75,11 +75,13 @@ _SPANS_DROPPED: Final[Mapping[str, str]] = {
 _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "exchanges.received": ("Exchanges read from the kernel's rings.", "{exchange}"),
     "exchanges.taught": ("Exchanges that came up only to teach labels; their span was sampled out.", "{exchange}"),
+    "exchanges.unlabelled": ("Exchanges counted whose labels no record has taught yet: not exported.", "{exchange}"),
     "events.received": ("Process events read from the kernel's ring.", "{event}"),
     "records.malformed": ("Records in the ring or in a recording that made no sense.", "{record}"),
     "spans.created": ("Spans made of exchanges.", "{span}"),
     "spans.exported": ("Spans that a receiver took.", "{span}"),
     "spans.in_flight": ("Spans now queued or on their way to a receiver.", "{span}"),
+    "spans.tracestate_invalid": ("Spans whose tracestate was dropped because it was not printable ASCII.", "{span}"),
     "spans.parent_ambiguous": ("Spans left without a parent because their cause was ambiguous.", "{span}"),
     "metrics.exported": ("Metric points that a receiver took.", "{data_point}"),
     "metrics.export_failed": ("Metric points given up; the next snapshot holds their counts.", "{data_point}"),
@@ -93,7 +95,7 @@ _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "discovery.vanished": ("Processes that ended before they could be looked at.", "{process}"),
 }
 
-GAUGES: Final[frozenset[str]] = frozenset({"spans.in_flight"})
+GAUGES: Final[frozenset[str]] = frozenset({"spans.in_flight", "exchanges.unlabelled"})
 
 
 def _meanings() -> dict[str, Meaning]:

@@ -54,11 +54,11 @@ def time_to_first_byte(x: Records) -> I64:
     return np.where((x["first_ns"] == 0) | (took < 0), np.int64(-1), took)
 
 
-def trace_state(x: Records, text: U8, offset: I64) -> tuple[Text, Bools]:
+def trace_state(x: Records, text: U8) -> tuple[Text, Bools]:
     """The `tracestate` that came with a `traceparent`, and which rows had one that is not printable ASCII.
 
-    Those are absent: a tracestate that cannot be parsed is discarded (W3C Trace Context, 3.3). offset: where it begins
-    in each row of text; offset + state_len is within the row.
+    Those are absent: a tracestate that cannot be parsed is discarded (W3C Trace Context, 3.3), and so is one that
+    lies outside of the text.
     """
     length: I64 = np.where(x["flags"] & Flag.TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
     rows = np.flatnonzero(length)
@@ -68,10 +68,12 @@ def trace_state(x: Records, text: U8, offset: I64) -> tuple[Text, Bools]:
         return Text(np.zeros((len(x), 0), np.uint8), absent), bad
     width = int(length.max())
     data = np.zeros((len(x), width), np.uint8)
-    columns = np.minimum(offset[rows, None] + np.arange(width), text.shape[1] - 1)
+    offset = x["state_off"][rows].astype(np.int64)
+    columns = np.minimum(offset[:, None] + np.arange(width), text.shape[1] - 1)
     cut = text[rows[:, None], columns]
     data[rows] = cut
     bad[rows] = ((cut - 0x20 > 0x7E - 0x20) & within(width, length[rows])).any(axis=1)
+    bad[rows] |= offset + length[rows] > text.shape[1]
     absent[rows] = length[rows]
     absent[bad] = -1
     return Text(data, absent), bad

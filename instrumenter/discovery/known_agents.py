@@ -38,7 +38,7 @@ KNOWN_AGENTS: Final[Mapping[str, tuple[str, ...]]] = {
         "heartbeat", "auditbeat", "apm-server", "elastic-agent", "elastic-endpoint", "rsyslogd", "syslog-ng",
         "systemd-journal-*",
     ),
-    "trace and profile stores": ("tempo*", "jaeger*", "zipkin*", "pyroscope", "phlare", "skywalking-*"),
+    "trace and profile stores": ("tempo", "tempo-*", "jaeger*", "zipkin*", "pyroscope", "phlare", "skywalking-*"),
     "vendors' agents": (
         "datadog-agent", "trace-agent", "process-agent", "system-probe", "security-agent", "dd-agent", "newrelic-*",
         "nri-*", "dynatrace*", "oneagent*", "instana*", "appdynamics*", "splunkd", "sumologic*", "honeycomb-*",

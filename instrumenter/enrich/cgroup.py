@@ -14,9 +14,7 @@ from typing import Final
 
 # .../docker/<id>, .../docker-<id>.scope, .../cri-containerd-<id>.scope, .../crio-<id>, .../libpod-<id>.scope/container,
 # .../kubepods/burstable/pod<uid>/<id>, ECS: /ecs/<task>/<id> and .../<task>-<number>
-_CONTAINER: Final = re.compile(
-    r"(?:/|[-:])(?P<id>[0-9a-f]{64}|[0-9a-f]{32}-\d{8,10})(?:\.scope)?(?=$|/(?:container|init\.scope|kubelet|kubepods|sys|system)\b|/[^/]*$)"
-)
+_CONTAINER: Final = re.compile(r"[/:-]([0-9a-f]{64}|[0-9a-f]{32}-\d{8,10})(?:\.scope)?(?=/|$)")
 _POD: Final = re.compile(r"[-/]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?=[./]|$)")
 _UNIT: Final = re.compile(r"/([^/]+)\.service(?=/|$)")
 _ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
@@ -34,7 +32,7 @@ def container_id(text: str) -> str:
         found = ""
         for match in _CONTAINER.finditer(path):
             if not path[: match.start()].endswith("conmon"):  # libpod-conmon-<id>: podman's monitor, outside the container
-                found = match["id"]
+                found = match[1]
         if found:
             return found
     return ""

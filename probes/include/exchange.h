@@ -67,7 +67,7 @@ __weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->key.direction = c->direction;
 	x->start_ns = c->half[HALF_REQUEST].begin_ns;
 	x->connection = c->sk;
-	x->request_seq = s->op.seq;
+	x->request_seq = s->head_seq;
 	x->tgid = s->op.tgid;
 	x->tid = s->op.tid;
 	x->target_full = s->head.target_full;

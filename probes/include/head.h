@@ -294,15 +294,14 @@ static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
 	}
 }
 
-/* One turn: the next 32 bytes, or the next line if it ends among them. */
-static long find_line(u32 i, struct scratch **ctx)
+/* One turn: the next 32 bytes, or the next line if it ends among them. True: nothing more to find in win. */
+static __always_inline bool find_line(struct scratch *s)
 {
-	struct scratch *s = *ctx;
 	u32 at = s->scan, have = s->have;
-	u64 lf;
+	u64 lf = 0;
 
-	if (at >= have || at >= WINDOW + CARRY_MAX)
-		return 1;
+	if (at >= have || at >= WIN_MAX)
+		return true;
 	for (u32 k = 0; k < 4; k++, at += 8) {
 		lf = bytes_equal(word_at(win_at(s, at)), '\n');
 		if (lf)
@@ -315,19 +314,12 @@ static long find_line(u32 i, struct scratch **ctx)
 	at += first_byte(lf);
 	if (at >= have) {
 		s->scan = have;
-		return 1;
+		return true;
 	}
 	s->scan = at + 1;
 	take_line(s, s->line, at);
 	s->line = at + 1;
 	return s->head.done || s->head.bad;
-}
-
-static __always_inline void scan_lines(struct scratch *s)
-{
-	struct scratch *ctx = s;
-
-	bpf_loop(WIN_MAX, find_line, &ctx, 0);
 }
 
 #endif

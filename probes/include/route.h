@@ -12,21 +12,6 @@
 #define MAX_ROUTE_SEGMENTS 16
 #define MIX 0x9E3779B97F4A7C15ULL
 
-struct route {
-	struct scratch *s;
-	u64 hash;
-	u64 kept;    /* hash before the last segment that may be folded */
-	u64 segment; /* hash of the segment so far */
-	u32 at;      /* in text */
-	u32 end;
-	u32 length;  /* of the segment so far */
-	u32 count;   /* segments ended */
-	u8 not_digits;
-	u8 not_hex;
-	u8 digit;
-	u8 not_uuid;
-};
-
 static __always_inline u64 mix(u64 h, u64 w)
 {
 	h = (h ^ w) * MIX;
@@ -51,10 +36,12 @@ static __always_inline void end_segment(struct route *r)
 }
 
 /* Up to eight bytes of one segment, and its end if it is among them. */
-static long route_word(u32 i, struct route *r)
+static long route_word(u32 i, struct scratch **ctx)
 {
+	struct scratch *s = *ctx;
+	struct route *r = &s->route;
 	u32 at = r->at & (TEXT_LONG - 1), left = r->end - r->at, n = 8;
-	u64 w = word_at(r->s->text + at), keep, stop, digits, hex, dashes;
+	u64 w = word_at(s->text + at), keep, stop, digits, hex, dashes;
 	u8 c;
 
 	if (r->at >= r->end) {
@@ -85,18 +72,20 @@ static long route_word(u32 i, struct route *r)
 	end_segment(r);
 	if (r->at >= r->end || r->count > MAX_ROUTE_SEGMENTS)
 		return 1;
-	c = r->s->text[r->at & (TEXT_LONG - 1)];
+	c = s->text[r->at & (TEXT_LONG - 1)];
 	r->at++;
 	return c != '/';
 }
 
-static long find_path(u32 i, struct route *r)
+static long find_path(u32 i, struct scratch **ctx)
 {
+	struct scratch *s = *ctx;
+	struct route *r = &s->route;
 	u32 at = r->at & (TEXT_LONG - 1);
 
 	if (r->at >= r->end)
 		return 1;
-	if (r->s->text[at] == '/' || r->s->text[at] == '?' || r->s->text[at] == '#')
+	if (s->text[at] == '/' || s->text[at] == '?' || s->text[at] == '#')
 		return 1;
 	r->at++;
 	return 0;
@@ -105,27 +94,30 @@ static long find_path(u32 i, struct route *r)
 /* Of the target at text[at .. at+n): never 0, which stands for `other`. */
 __weak __noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
 {
-	struct route r = { .hash = MIX };
+	struct scratch *ctx = s;
+	struct route *r;
 	u8 first;
 
 	if (!s || n > TARGET_MAX || at > METHOD_MAX)
 		return 1;
-	r.s = s;
-	r.at = at;
-	r.end = at + n;
+	r = &s->route;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->hash = MIX;
+	r->at = at;
+	r->end = at + n;
 	first = s->text[at & (TEXT_LONG - 1)] | 0x20;
 	if (n && first == 'h' && !s->head.is_connect) { /* absolute-form (RFC 9112, 3.2.2): leave out scheme and authority */
-		r.at += 8; /* "https://" or one byte into the authority */
-		bpf_loop(TARGET_MAX, find_path, &r, 0);
-		if (r.at > r.end)
-			r.at = r.end;
+		r->at += 8; /* "https://" or one byte into the authority */
+		bpf_loop(TARGET_MAX, find_path, &ctx, 0);
+		if (r->at > r->end)
+			r->at = r->end;
 	} else if (n && first != ('/' | 0x20)) { /* authority-form, asterisk-form */
 		return mix(MIX, '*') | 1;
 	}
-	if (r.at < r.end && s->text[r.at & (TEXT_LONG - 1)] == '/')
-		r.at++;
-	bpf_loop(TARGET_MAX / 8 + 2 * MAX_ROUTE_SEGMENTS, route_word, &r, 0);
-	return r.hash | 1;
+	if (r->at < r->end && s->text[r->at & (TEXT_LONG - 1)] == '/')
+		r->at++;
+	bpf_loop(TARGET_MAX / 8 + 2 * MAX_ROUTE_SEGMENTS, route_word, &ctx, 0);
+	return r->hash | 1;
 }
 
 #endif

@@ -132,13 +132,10 @@ __weak __noinline int seek(struct scratch *s)
 	return 0;
 }
 
-__weak __noinline int process(struct scratch *s)
+static __always_inline int process(struct scratch *s)
 {
-	struct conn *c;
+	struct conn *c = get_conn(s->op.sk);
 
-	if (!s)
-		return 0;
-	c = get_conn(s->op.sk);
 	if (!c || c->kind == KIND_SEEK) {
 		if (!seek(s))
 			return 0;

@@ -18,7 +18,7 @@
 #define WINDOW_FIRST 512  /* read at first: most heads are shorter */
 #define WINDOW_READ 2048  /* read at once, at most */
 #define CARRY_MAX 2048    /* unfinished line that is kept */
-#define MAX_STEPS 8192    /* messages or chunks handled in one call */
+#define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
 #define NOWHERE (~0ULL)
 #define ORIGIN (1ULL << 32) /* position of the first byte seen, so that earlier ones are positive too */
@@ -29,6 +29,12 @@ enum phase {
 	PHASE_CHUNK,      /* next: a chunk's size line */
 	PHASE_TRAILER,    /* next: a trailer line */
 	PHASE_UNTIL_CLOSE /* next: nowhere */
+};
+
+enum mode {
+	MODE_NEXT,  /* find out what comes */
+	MODE_FILL,  /* read a stretch of a head */
+	MODE_LINES, /* take its lines */
 };
 
 enum kind {
@@ -171,13 +177,35 @@ struct op { /* one socket call, seen from one half */
 	u8 pad[6];
 };
 
+/* Where route_hash() is. Here and not on the stack, as everything that a loop changes: the verifier follows what is on
+ * the stack value by value, and would walk each turn. */
+struct route {
+	u64 hash;
+	u64 kept;    /* hash before the last segment that may be folded */
+	u64 segment; /* hash of the segment so far */
+	u32 at;      /* in text */
+	u32 end;
+	u32 length;  /* of the segment so far */
+	u32 count;   /* segments ended */
+	u8 not_digits;
+	u8 not_hex;
+	u8 digit;
+	u8 not_uuid;
+	u8 pad[4];
+};
+
 struct scratch {
 	struct op op;
 	struct head head;
 	u32 have;    /* bytes in win */
 	u32 line;    /* start of the line not yet read */
 	u32 scan;    /* where the search for its end goes on */
-	u32 want;    /* bytes to read next */
+	u64 off;     /* into the call: where the next bytes are read */
+	u32 want;    /* how many */
+	u32 before;  /* bytes in win before the last read */
+	u32 mode;
+	u32 head_seq; /* TCP sequence number of the head's first byte */
+	struct route route;
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
 	u8 win[WINDOW + CARRY_MAX + 64];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
 /*
- * Bytes of one half, in: messages framed (RFC 9112, 6), exchanges begun and finished. `step` does one thing (a head, a
- * chunk's size line, the end of a body) and moves half.next; it runs until the call's bytes are used up.
+ * Bytes of one half, in: messages framed (RFC 9112, 6), exchanges begun and finished. One flat loop of
+ * small turns (a stretch of memory, a line, a chunk's size, the end of a body) until the call's bytes are used up: BPF
+ * allows eight frames, so loops are not nested.
  */
 #ifndef STINGLESS_STREAM_H
 #define STINGLESS_STREAM_H
@@ -62,7 +63,7 @@ __weak __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
 		return 0;
 	if (c->response_begun)
 		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
-	bpf_loop(MAX_STEPS, finish_one, &e, 0);
+	bpf_loop(MAX_TURNS, finish_one, &e, 0);
 	if (c->half[0].carried)
 		drop_carry(c, 0);
 	if (c->half[1].carried)
@@ -208,84 +209,70 @@ static __always_inline int save_head(struct scratch *s, struct conn *c, struct h
 	return bpf_map_update_elem(&carry, &key, &s->partial, BPF_ANY);
 }
 
-struct reading {
-	struct scratch *s;
-	u64 off;  /* into the call */
-	u64 end;
-	u32 want;
-	u32 result; /* 0, or a loss */
-};
-
-/* One stretch of a head: read behind what is there, look for lines. */
-static long read_head(u32 i, struct reading *r)
+/* The rest of the call may hold a head, or a part of one. */
+static __always_inline long start_head(struct scratch *s, struct conn *c, struct half *h)
 {
-	struct scratch *s = r->s;
-	u64 left = r->end - r->off;
-	u32 n = left < r->want ? left : r->want, had = s->have;
-
-	if (!n)
-		return 1;
-	if (n > WINDOW_READ || had > CARRY_MAX)
-		return 1;
-	if (read_bytes(s, r->off, had, n)) {
-		r->result = LOSS_UNREADABLE;
-		return 1;
-	}
-	s->have = had + n;
-	scan_lines(s);
-	if (s->head.bad) {
-		r->result = LOSS_MALFORMED;
-		return 1;
-	}
-	if (s->head.done) {
-		r->off += s->line - had;
-		return 1;
-	}
-	r->off += n;
-	r->want = WINDOW_READ;
-	keep_rest(s);
-	if (s->head.bad)
-		r->result = LOSS_MALFORMED;
-	return s->head.bad;
-}
-
-/* A head, or the part of it that this call brings. */
-__weak __noinline int step_head(struct scratch *s, struct conn *c)
-{
-	struct reading r = { .want = WINDOW_FIRST };
-	struct half *h;
-	bool known;
-
-	if (!s || !c)
-		return 1;
-	h = &c->half[s->op.response & 1];
-	r.s = s;
-	r.off = h->next - s->op.pos;
-	r.end = s->op.len;
-	known = resume_head(s, c, h);
+	s->off = h->next - s->op.pos;
+	s->want = WINDOW_FIRST;
 	if (!h->begin_ns) {
 		h->begin_ns = s->op.now;
-		if (!s->op.response)
-			s->op.seq += r.off;
+		s->head_seq = s->op.seq + s->off;
 	}
-	if (known)
-		bpf_loop(64, read_head, &r, 0);
-	if (!known || r.result || (!s->head.done && r.off < r.end)) {
-		u32 reason = r.result ? r.result : LOSS_UNREADABLE;
-
-		if (c->begun == 0 && !s->op.response) { /* it only looked like HTTP */
-			reason = reason == LOSS_MALFORMED ? 0 : reason;
-			c->misses += 4;
-		}
-		lose_track(s, c, reason);
+	if (!resume_head(s, c, h)) {
+		lose_track(s, c, LOSS_UNREADABLE);
 		return 1;
 	}
-	h->next = s->op.pos + r.off;
-	if (!s->head.done) {
+	s->mode = MODE_FILL;
+	return 0;
+}
+
+/* What was read is not a head, or can't be read. */
+static __always_inline long refuse_head(struct scratch *s, struct conn *c, u32 reason)
+{
+	if (c->begun == 0 && !s->op.response) { /* it only looked like HTTP */
+		reason = reason == LOSS_MALFORMED ? 0 : reason;
+		c->misses += 4;
+	}
+	lose_track(s, c, reason);
+	return 1;
+}
+
+/* The next stretch of a head: read behind what is there. */
+static __always_inline long fill(struct scratch *s, struct conn *c, struct half *h)
+{
+	u64 left = s->op.len - s->off;
+	u32 n = left < s->want ? left : s->want, had = s->have;
+
+	if (!left) { /* the head goes on in another call */
+		h->next = s->op.pos + s->off;
 		if (save_head(s, c, h))
 			lose_track(s, c, LOSS_CONNECTIONS_FULL);
 		return 1;
 	}
+	if (n > WINDOW_READ || had > CARRY_MAX || read_bytes(s, s->off, had, n))
+		return refuse_head(s, c, LOSS_UNREADABLE);
+	s->before = had;
+	s->have = had + n;
+	s->mode = MODE_LINES;
+	return 0;
+}
+
+/* All lines in the window are taken. */
+static __always_inline long end_lines(struct scratch *s, struct conn *c, struct half *h)
+{
+	if (!s->head.done && !s->head.bad) {
+		s->off += s->have - s->before;
+		s->want = WINDOW_READ;
+		keep_rest(s);
+	}
+	if (s->head.bad)
+		return refuse_head(s, c, LOSS_MALFORMED);
+	if (!s->head.done) {
+		s->mode = MODE_FILL;
+		return 0;
+	}
+	s->mode = MODE_NEXT;
+	h->next = s->op.pos + s->off + s->line - s->before;
 	if (h->carried)
 		drop_carry(c, s->op.response);
 	if (s->op.response)
@@ -318,7 +305,7 @@ static __always_inline bool trailer_byte(struct half *h, u8 b)
 	return false;
 }
 
-/* Up to LOOK bytes of chunked framing. Returns 0: go on, 1: the call's bytes are used up or can't be followed. */
+/* Up to LOOK bytes of chunked framing. Returns 0, or -1: unreadable. */
 __weak __noinline int step_chunk(struct scratch *s, struct conn *c)
 {
 	u64 off, left;
@@ -327,15 +314,13 @@ __weak __noinline int step_chunk(struct scratch *s, struct conn *c)
 	u32 n, i;
 
 	if (!s || !c)
-		return 1;
+		return -1;
 	h = &c->half[s->op.response & 1];
 	off = h->next - s->op.pos;
 	left = s->op.len - off;
 	n = left < LOOK ? left : LOOK;
-	if (read_bytes(s, off, 0, n)) {
-		lose_track(s, c, LOSS_UNREADABLE);
-		return 1;
-	}
+	if (read_bytes(s, off, 0, n))
+		return -1;
 	for (i = 0; i < LOOK && !over; i++) {
 		if (i >= n)
 			break;
@@ -359,16 +344,14 @@ __weak __noinline int step_chunk(struct scratch *s, struct conn *c)
 	return 0;
 }
 
-struct stepping {
+struct turning {
 	struct scratch *s;
 	struct conn *c;
 };
 
-static long step(u32 i, struct stepping *l)
+/* What the half's next byte begins. */
+static __always_inline long next_thing(struct scratch *s, struct conn *c, struct half *h)
 {
-	struct scratch *s = l->s;
-	struct conn *c = l->c;
-	struct half *h = &c->half[s->op.response & 1];
 	u64 end = s->op.pos + s->op.len;
 
 	if (h->phase == PHASE_BODY) {
@@ -384,14 +367,34 @@ static long step(u32 i, struct stepping *l)
 		return 1;
 	}
 	if (h->phase == PHASE_HEAD)
-		return step_head(s, c);
-	return step_chunk(s, c);
+		return start_head(s, c, h);
+	if (step_chunk(s, c)) {
+		lose_track(s, c, LOSS_UNREADABLE);
+		return 1;
+	}
+	return 0;
+}
+
+static long turn(u32 i, struct turning *t)
+{
+	struct scratch *s = t->s;
+	struct conn *c = t->c;
+	struct half *h = &c->half[s->op.response & 1];
+
+	switch (s->mode) {
+	case MODE_NEXT:
+		return next_thing(s, c, h);
+	case MODE_FILL:
+		return fill(s, c, h);
+	default:
+		return find_line(s) ? end_lines(s, c, h) : 0;
+	}
 }
 
 /* The call s->op, on a connection that speaks HTTP. */
 __weak __noinline int advance(struct scratch *s, struct conn *c)
 {
-	struct stepping l = { s, c };
+	struct turning t = { s, c };
 	struct half *h;
 	u64 end;
 
@@ -400,7 +403,8 @@ __weak __noinline int advance(struct scratch *s, struct conn *c)
 	h = &c->half[s->op.response & 1];
 	s->op.pos = half_position(h, s->op.seq);
 	end = s->op.pos + s->op.len;
-	bpf_loop(MAX_STEPS, step, &l, 0);
+	s->mode = MODE_NEXT;
+	bpf_loop(MAX_TURNS, turn, &t, 0);
 	if (end > h->pos) {
 		h->pos = end;
 		h->seq = s->op.seq + s->op.len;

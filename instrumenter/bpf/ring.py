@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A BPF ring buffer of records of one size, read in batches without a Python call per record.
+
+In: the ring's pages as the kernel maps them. Out: copies of whole records as one structured array. The one rule: no
+byte of a record is copied before the kernel has finished it, and no place is given back before its copy is made.
+
+Layout (kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst): page 0 holds the consumer's position, page 1 the
+producer's, then `size` bytes of data. Positions are bytes, they only grow, `position & (size - 1)` is the place. Each
+record is an 8-byte header {u32 length and bits; u32 page offset} and its data, rounded up to 8. The kernel lets the data
+be mapped twice in a row, so that a record over the end is contiguous; it is mapped once here, since mapped ring pages
+count as resident twice otherwise, and a batch is copied in one or two pieces.
+
+Memory order. The kernel reserves: length | BUSY, then store-release of the producer's position; it commits with an atomic
+exchange of the header. The reader
+  1. load-acquires the producer's position: all headers before it are then at least BUSY, never stale;
+  2. copies the headers out by plain 4-byte loads (aligned, so each is one access) and decides on that copy alone;
+  3. acquire fence: the headers' loads are done before any load of data below, also on arm64, where a plain load may be
+     done late; a header that was not BUSY therefore has its data;
+  4. copies the data;
+  5. store-releases the consumer's position: the copy's loads are done before the kernel may reuse the place.
+1, 3 and 5 are calls into libatomic, opaque to any compiler; NumPy gives only 2 and 4.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrumenter.errors import CannotStart, StinglessError
+
+BUSY, DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)
+LENGTH = np.uint32(0x3FFF_FFFF)
+HEADER = 8
+_ACQUIRE, _RELEASE = 2, 3  # __ATOMIC_ACQUIRE, __ATOMIC_RELEASE
+
+
+class Atomics:
+    """Acquire loads and release stores of 8 aligned bytes, and an acquire fence, by address."""
+
+    def __init__(self) -> None:
+        try:
+            lib = ctypes.CDLL("libatomic.so.1")
+        except OSError as error:
+            if platform.machine() != "x86_64":
+                raise CannotStart(
+                    "libatomic.so.1 cannot be loaded: install it (Debian, Ubuntu: apt install libatomic1)"
+                ) from error
+            self._plain()
+            return
+        self._load, self._store, self._fence = lib.__atomic_load_8, lib.__atomic_store_8, lib.atomic_thread_fence
+        self._load.restype, self._load.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_int)
+        self._store.restype, self._store.argtypes = None, (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
+        self._fence.restype, self._fence.argtypes = None, (ctypes.c_int,)
+
+    def _plain(self) -> None:
+        """On x86-64 each aligned load is an acquire and each store a release (TSO): ctypes' own accesses will do."""
+
+        def store(address: int, value: int, _: int) -> None:
+            ctypes.c_uint64.from_address(address).value = value
+
+        self._load = lambda address, _: ctypes.c_uint64.from_address(address).value
+        self._store, self._fence = store, lambda _: None
+
+    def load_acquire(self, address: int) -> int:
+        return int(self._load(address, _ACQUIRE))
+
+    def store_release(self, address: int, value: int) -> None:
+        self._store(address, value, _RELEASE)
+
+    def fence_acquire(self) -> None:
+        self._fence(_ACQUIRE)
+
+
+class Pages:
+    """A ring's memory. Takes any buffers: `consumer` (writable) and `producer` of at least 8 bytes, `data` of a power of 2."""
+
+    def __init__(self, consumer: Any, producer: Any, data: Any, atomics: Atomics | None = None) -> None:
+        self._atomics = atomics or Atomics()
+        self._consumer, self._producer = np.frombuffer(consumer, np.uint8), np.frombuffer(producer, np.uint8)
+        self._consumer_at, self._producer_at = self._consumer.ctypes.data, self._producer.ctypes.data
+        self.data: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+        self.size = len(self.data)
+        if self.size & (self.size - 1) or not self.size:
+            raise StinglessError(f"a ring has a power of 2 of bytes, not {self.size}")
+        self.words: NDArray[np.uint32] = self.data.view(np.uint32)
+        self._maps: tuple[mmap.mmap, ...] = ()
+
+    @classmethod
+    def of_map(cls, fd: int, size: int, atomics: Atomics | None = None) -> Pages:
+        """The pages of a loaded BPF_MAP_TYPE_RINGBUF; raises OSError."""
+        page = mmap.PAGESIZE
+        consumer = mmap.mmap(fd, page, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        rest = mmap.mmap(fd, page + size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=page)
+        view = memoryview(rest)
+        pages = cls(consumer, view[:page], view[page:], atomics)
+        pages._maps = (consumer, rest)
+        return pages
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Resident bytes of this process that are the ring's: the kernel maps all pages at once."""
+        return sum(len(m) for m in self._maps)
+
+    def produced(self) -> int:
+        return self._atomics.load_acquire(self._producer_at)
+
+    def consumed(self) -> int:
+        return self._atomics.load_acquire(self._consumer_at)
+
+    def release(self, position: int) -> None:
+        self._atomics.store_release(self._consumer_at, position)
+
+    def fence(self) -> None:
+        self._atomics.fence_acquire()
+
+    def close(self) -> None:
+        """Unmaps. Nothing of the pages may be read after."""
+        empty = np.empty(0, np.uint8)
+        self._consumer = self._producer = self.data = empty
+        self.words = empty.view(np.uint32)
+        for m in self._maps:
+            m.close()
+        self._maps = ()
+
+
+class Ring:
+    """Records of one dtype from a ring. Not thread-safe: the ring has one consumer."""
+
+    def __init__(self, name: str, pages: Pages, record: np.dtype[np.void], max_records: int, max_bytes: int) -> None:
+        self.name, self._pages, self._record = name, pages, record
+        self.stride = HEADER + -(-record.itemsize // 8) * 8
+        self._row = np.dtype(
+            {"names": ["record"], "formats": [record], "offsets": [HEADER], "itemsize": self.stride}
+        )  # with its header: a batch is copied as it lies there
+        self._most = max(1, min(max_records, max_bytes // self.stride))
+        self.read_bytes = 0  # size of the last batch, headers and discarded records included
+        self.fill = 0.0  # share of the ring that was taken at the last read, 0 to 1
+        self.more = False  # the last read left finished records behind
+
+    @property
+    def size(self) -> int:
+        return self._pages.size
+
+    @property
+    def mapped_bytes(self) -> int:
+        return self._pages.mapped_bytes
+
+    def read(self) -> NDArray[np.void]:
+        """The next finished records, shape (n,), as a copy; places are given back. Raises StinglessError on a ring of another
+        record size."""
+        start = self._pages.consumed()
+        waiting = self._pages.produced() - start
+        self.fill = waiting / self._pages.size
+        there = waiting // self.stride
+        n = min(there, self._most)
+        heads = self._heads(start, n)
+        busy = np.flatnonzero(heads & BUSY)
+        if len(busy):
+            n = int(busy[0])
+            heads = heads[:n]
+        self.more = not len(busy) and there > n
+        if not n:
+            self.read_bytes = 0
+            return np.empty(0, self._record)
+        if (heads & LENGTH != self._record.itemsize).any():
+            raise StinglessError(
+                f"ring {self.name} holds records of {int((heads & LENGTH).max())} bytes, the agent expects "
+                f"{self._record.itemsize}: rebuild the probes with `make bpf`"
+            )
+        self._pages.fence()
+        rows = self._copy(start, n)
+        self._pages.release(start + n * self.stride)
+        self.read_bytes = n * self.stride
+        discarded = heads & DISCARDED
+        return rows[discarded == 0] if discarded.any() else rows
+
+    def _heads(self, start: int, n: int) -> NDArray[np.uint32]:
+        """The first header word of n records, copied. A header never lies across the end: both are multiples of 8."""
+        first = start & (self._pages.size - 1)
+        if first + n * self.stride <= self._pages.size:
+            return self._pages.words[first // 4 :: self.stride // 4][:n].copy()
+        places = (first + np.arange(n) * self.stride) & (self._pages.size - 1)
+        return self._pages.words[places // 4]
+
+    def _copy(self, start: int, n: int) -> NDArray[np.void]:
+        first = start & (self._pages.size - 1)
+        whole = n * self.stride
+        copy = np.empty(whole, np.uint8)
+        head = min(whole, self._pages.size - first)
+        copy[:head] = self._pages.data[first : first + head]
+        copy[head:] = self._pages.data[: whole - head]
+        rows: NDArray[np.void] = copy.view(self._row)["record"]
+        return rows
+
+    def close(self) -> None:
+        self._pages.close()

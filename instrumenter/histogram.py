@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The histograms' boundaries: as tables of integers for the kernel, and back from its bucket arrays to OTLP's terms.
+
+In: the histogram settings; out: `settings.duration_bounds` and `.size_bounds`, and buckets for `metrics`. The rule it
+protects: what the kernel counted in bucket i is exported in exactly the OTLP bucket that its value belongs to.
+
+The kernel's rule: bucket i is the first with value <= bound[i]; behind the last bound comes the overflow.
+OTLP's rule (opentelemetry.proto.metrics.v1.ExponentialHistogramDataPoint): index i holds (base^i, base^(i+1)],
+base = 2^(2^-scale). Why integers do not blur it: values are integers (ns, bytes), and for an integer v and any real
+boundary B, v <= B holds exactly when v <= floor(B). So the floors below put every value where the real boundaries
+would. Bucket i >= 1 holds (B[i-1], B[i]], which is one OTLP bucket; bucket 0 holds everything up to B[0] and becomes
+the zero bucket, its threshold being B[0]. A bucket can be empty because two floors are equal (sizes of 1 and sqrt(2)
+bytes): no integer lies between, so this too is exact. Values beyond the last bound (4096 s, 2^47 bytes) go into the
+bucket behind it, the only ones that may be too low.
+
+Scale 3 makes neighbouring boundaries differ by 2^(1/8): a quantile told as the value in the middle is off by at most
+(2^(1/8) - 1) / (2^(1/8) + 1) = 4.33 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from instrumenter.errors import ConfigError
+from instrumenter.model import U64, ExplicitBuckets, ExponentialBuckets
+
+DURATION_BOUNDS: Final = 256  # probes/include/abi.h
+SIZE_BOUNDS: Final = 96
+UNUSED: Final = 2**64 - 1
+NS_PER_S: Final = 1_000_000_000
+
+DURATION_SCALE: Final = 3
+DURATION_OFFSET: Final = -159  # bound[0] = 2^(-159/8) s = 1.04 us; bound[255] = 2^12 s = 4096 s
+SIZE_SCALE: Final = 1
+SIZE_OFFSET: Final = -1  # bound[0] = 0, so that empty bodies stand alone; bound[i] = 2^((i-1)/2) bytes up to 2^47
+
+# Semantic conventions, http.server.request.duration. They name none for sizes: powers of four, empty bodies apart.
+EXPLICIT_DURATIONS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+EXPLICIT_SIZES: Final = (0.0, *(float(4**i) for i in range(3, 14)))  # 64 B to 64 MiB
+
+
+def exponential_bounds() -> U64:
+    """Upper bounds of durations in ns, u64 (256,): floor(1e9 * 2^((DURATION_OFFSET + i) / 8)), exact to the last one.
+
+    The eighth root is three integer square roots; a floor of a root of a floor is the floor of the root.
+    """
+
+    def root8(power: int) -> int:
+        n = NS_PER_S**8 << power if power >= 0 else NS_PER_S**8 >> -power
+        return math.isqrt(math.isqrt(math.isqrt(n)))
+
+    return np.array([root8(DURATION_OFFSET + i) for i in range(DURATION_BOUNDS)], np.uint64)
+
+
+def exponential_size_bounds() -> U64:
+    """Upper bounds of body sizes in bytes, u64 (96,): 0, then floor(2^((i - 1) / 2))."""
+    return np.array([0, *(math.isqrt(1 << i) for i in range(SIZE_BOUNDS - 1))], np.uint64)
+
+
+def explicit_bounds(bounds: Sequence[float], unit: int = NS_PER_S, places: int = DURATION_BOUNDS) -> U64:
+    """Upper bounds u64 (places,) of explicit buckets, times `unit`, the unused ones 2^64-1.
+
+    `places` is how many the kernel has room for. Raises ConfigError if they do not grow, or are too many.
+    """
+    exact = [Decimal(repr(float(b))) * unit for b in bounds]
+    good = all(b.is_finite() and 0 <= b < UNUSED for b in exact) and all(a < b for a, b in pairwise(exact))
+    if not good or not 0 < len(exact) < places:
+        raise ConfigError(
+            f"histogram boundaries {list(bounds)!r} must grow, be at least 0, and be 1 to {places - 1} in number;"
+            f" the conventions' are {', '.join(map(str, EXPLICIT_DURATIONS_S))}"
+        )
+    table = np.full(places, UNUSED, np.uint64)
+    table[: len(exact)] = [int(b) for b in exact]
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one of the kernel's bucket arrays is read.
+
+    bounds: what the kernel searches, u64 (places,). Exponential: `scale`, and `offset`, the OTLP index of bucket 1;
+    `zero_threshold` is the first bound in the metric's unit. Explicit: `edges`, the bounds in the metric's unit.
+    """
+
+    bounds: U64
+    scale: int = 0
+    offset: int = 0
+    zero_threshold: float = 0.0
+    edges: tuple[float, ...] = ()
+
+    def buckets(self, counts: U64) -> ExponentialBuckets | ExplicitBuckets:
+        """The kernel's counts, u64 (places + 1 or more,), of one key in OTLP's terms, empty ends trimmed."""
+        if self.edges:
+            n = len(self.edges)
+            return ExplicitBuckets(self.edges, (*counts[:n].tolist(), int(counts[n:].sum())))
+        used = np.flatnonzero(counts[1:])
+        zero = int(counts[0])
+        if not used.size:
+            return ExponentialBuckets(self.scale, self.offset, (), zero, self.zero_threshold)
+        first, last = int(used[0]), int(used[-1])
+        held = tuple(counts[first + 1 : last + 2].tolist())
+        return ExponentialBuckets(self.scale, self.offset + first, held, zero, self.zero_threshold)
+
+
+class Histograms(NamedTuple):
+    """The layouts of durations (ns in the kernel, s outside) and of body sizes (bytes)."""
+
+    duration: Layout
+    size: Layout
+
+
+def exponential() -> Histograms:
+    """Base-2 exponential buckets, the default."""
+    duration = Layout(
+        exponential_bounds(), DURATION_SCALE, DURATION_OFFSET, 2.0 ** (DURATION_OFFSET / 2**DURATION_SCALE)
+    )
+    return Histograms(duration, Layout(exponential_size_bounds(), SIZE_SCALE, SIZE_OFFSET, 0.0))
+
+
+def explicit(
+    durations_s: Sequence[float] = EXPLICIT_DURATIONS_S, sizes: Sequence[float] = EXPLICIT_SIZES
+) -> Histograms:
+    """Fixed buckets. Raises ConfigError."""
+    return Histograms(
+        Layout(explicit_bounds(durations_s), edges=tuple(map(float, durations_s))),
+        Layout(explicit_bounds(sizes, 1, SIZE_BOUNDS), edges=tuple(map(float, sizes))),
+    )
+
+
+def quantile(buckets: ExponentialBuckets | ExplicitBuckets, q: float) -> float:
+    """The q-quantile (0..1, nearest rank) in the metric's unit; NaN if nothing was counted.
+
+    Exponential: 2ab/(a+b) of the bucket (a, b], whose relative error is the same at both ends, the least possible.
+    Explicit: on the straight line through the bucket, as Prometheus does; the last bound stands for the overflow.
+    """
+    zero = buckets.zero_count if isinstance(buckets, ExponentialBuckets) else 0
+    total = zero + sum(buckets.counts)
+    if not total:
+        return math.nan
+    rank = max(1, math.ceil(q * total)) - zero
+    if isinstance(buckets, ExplicitBuckets):
+        return _explicit_quantile(buckets, rank)
+    if rank <= 0:
+        return buckets.zero_threshold / 2
+    step: float = 2.0**-buckets.scale
+    for i, n in enumerate(buckets.counts):
+        rank -= n
+        if rank <= 0:
+            low: float = 2.0 ** ((buckets.offset + i) * step)
+            high: float = 2.0 ** ((buckets.offset + i + 1) * step)
+            return 2 * low * high / (low + high)
+    raise AssertionError("rank is at most the total")
+
+
+def _explicit_quantile(buckets: ExplicitBuckets, rank: int) -> float:
+    for i, n in enumerate(buckets.counts[:-1]):
+        if rank <= n:
+            low = buckets.bounds[i - 1] if i else 0.0
+            return low + (buckets.bounds[i] - low) * rank / n
+        rank -= n
+    return buckets.bounds[-1]

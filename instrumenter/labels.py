@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a metric key's hashes stand for: the labels of RED metrics, and an exemplar for each.
+
+In: exchange records, the first of every key among them. Out: attributes by the bytes of `struct red_key`. The rule
+this file protects: a label never says more than the key determines, so that no count is filed under a wrong name.
+
+Several keys can have the same attributes (an outcome that adds nothing to the status, say): who reads the metric map
+adds those up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from instrumenter.bpf.abi import RED_KEY, Direction, Flag
+from instrumenter.columns import Rows, distinct
+from instrumenter.heads import Heads
+from instrumenter.model import Attributes, Exemplar, Value
+from instrumenter.routes import Routes, printable
+from instrumenter.semantics import OTHER, Key, NameOptions, split_host
+
+if TYPE_CHECKING:
+    from instrumenter.source import Exchanges
+
+
+class _Moment(NamedTuple):
+    """The latest sampled exchange of a key."""
+
+    duration_ns: int
+    end_ns: int
+    trace_id: bytes
+    span_id: bytes
+
+
+class Labels:
+    """Learns the strings behind metric keys. Not thread-safe.
+
+    limit: keys remembered; beyond it the one taught longest ago is forgotten. It should be above the kernel's
+    `settings.total_keys`, as the kernel teaches a key once per CPU.
+    """
+
+    def __init__(self, options: NameOptions | None = None, limit: int = 65_536) -> None:
+        self._options = options or NameOptions()
+        self._limit = limit
+        self._routes = Routes(limit)
+        self._known: dict[bytes, Attributes] = {}
+        self._exemplars: dict[bytes, _Moment] = {}
+
+    def learn(self, exchanges: Exchanges, clock_offset_ns: int = 0) -> None:
+        """Take the labels and latest exemplars of a batch. clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC."""
+        x = exchanges.x
+        if len(x) == 0:
+            return
+        keys = np.ascontiguousarray(x["key"])
+        keys["pad"] = 0
+        first, group = distinct(keys.view("<u8").reshape(-1, 3))
+        tokens = keys[first].tobytes()
+        latest = _latest_sampled(x, group, len(first))
+        for place, (row, sampled) in enumerate(zip(first.tolist(), latest.tolist(), strict=True)):
+            token = tokens[place * RED_KEY.itemsize : (place + 1) * RED_KEY.itemsize]
+            if token not in self._known:
+                self._remember(token, exchanges, row)
+            if sampled >= 0:
+                self._exemplars[token] = _moment(x[sampled], clock_offset_ns)
+
+    def attributes(self, key: bytes) -> Attributes | None:
+        """The metric attributes of a key (24 bytes, `pad` zero). None if they are not a metric key of an exchange.
+
+        Of a key that was never learned (its first record found no room in the ring; the kernel tries again with the
+        next exchange), those that the numbers alone determine: without http.route, url.template, server.address and
+        server.port.
+        """
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        parsed = parse_key(key)
+        return None if parsed is None else self._attributes(parsed, OTHER if parsed.route == 0 else None, "", -1)
+
+    def exemplars(self, key: bytes) -> tuple[Exemplar, ...]:
+        """The latest sampled exchange of a key, its value the duration in seconds; empty if there was none."""
+        moment = self._exemplars.get(key)
+        if moment is None:
+            return ()
+        return (Exemplar(moment.duration_ns / 1e9, moment.end_ns, moment.trace_id, moment.span_id),)
+
+    def forget(self, key: bytes) -> None:
+        """Drop what is known of a key, when its row leaves the metric map."""
+        self._known.pop(key, None)
+        self._exemplars.pop(key, None)
+
+    def _remember(self, token: bytes, exchanges: Exchanges, row: int) -> None:
+        key = parse_key(token)
+        heads = Heads.of(exchanges.x[row : row + 1], exchanges.text[row : row + 1])
+        _, target, raw_host, _ = heads.parts(0)
+        if key is None or not target:
+            return  # what is missing here, the next exchange of the key brings
+        if len(self._known) >= self._limit:
+            self.forget(next(iter(self._known)))
+        route = self._routes.name(key.route, target) if key.route else OTHER
+        host, port = split_host(printable(raw_host).encode())
+        self._known[token] = self._attributes(key, route, host, port)
+
+    def _attributes(self, key: Key, route: str | None, host: str, port: int) -> Attributes:
+        """Labels by the conventions for HTTP metrics.
+
+        A folded key's route is `_OTHER`. Clients have url.template in place of http.route, which the conventions leave
+        to the instrumentation, and the server they called; servers' own addresses are not part of their key.
+        """
+        usual = 443 if key.tls else 80
+        attributes: dict[str, Value | None] = {
+            "error.type": key.error_type,
+            "http.request.method": key.method_name(self._options.methods),
+            "http.response.status_code": key.status or None,
+            "http.route" if key.is_server else "url.template": route,
+            "network.protocol.version": key.version,
+            "url.scheme": key.scheme,
+        }
+        if host and not key.is_server and key.peer:
+            attributes["server.address"] = host
+            attributes["server.port"] = port if port >= 0 else usual
+        return tuple((k, v) for k, v in sorted(attributes.items()) if v is not None)
+
+
+def parse_key(key: bytes) -> Key | None:
+    """The numbers in the bytes of a `struct red_key`; None if they cannot be one of an exchange."""
+    if len(key) != RED_KEY.itemsize:
+        return None
+    parsed = Key(*np.frombuffer(key, RED_KEY)[0].item())
+    return parsed if parsed.direction in (Direction.SERVER, Direction.CLIENT) else None
+
+
+def _latest_sampled(x: Any, group: Rows, groups: int) -> Rows:
+    """Row of the sampled exchange that ended last in each group; -1 where none was sampled."""
+    latest = np.full(groups, -1, np.intp)
+    rows = np.flatnonzero(x["flags"] & Flag.SAMPLED)
+    rows = rows[np.argsort(x["end_ns"][rows], kind="stable")]
+    latest[group[rows]] = rows  # the last of several assignments to a place stays
+    return latest
+
+
+def _moment(record: Any, clock_offset_ns: int) -> _Moment:
+    start, end = int(record["start_ns"]), int(record["end_ns"])
+    return _Moment(
+        max(end - start, 0), end + clock_offset_ns, record["trace_id"].tobytes(), record["span_id"].tobytes()
+    )
