@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spans and metrics as JSON lines: one object per span or per metric point, written batch by batch to a descriptor.
 
-The rule it protects: a reader that is slow or gone (`| less`, `| head`) never stops the agent. Spans go through the same
-bounded queue and the same account as with OTLP; once the pipe is closed, everything is counted as dropped, quietly.
+The rule it protects: a reader that is slow or gone (`| less`, `| head`) never stops the agent. Spans go through the
+same bounded queue and account as with OTLP; once the pipe is closed, everything is counted as dropped, quietly.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def span_lines(spans: Spans) -> str:
         name, status, constant = shapes[shape]
         parent = "null" if parent_id == _ROOT else f'"{parent_id}"'
         lines.append(
-            f'{{"trace_id": "{trace_id}", "span_id": "{span_id}", "parent_id": {parent}, "service": {services[resource]}'
-            f'{name}, "start": "{start}Z", "duration": {duration!r}{status}, '
+            f'{{"trace_id": "{trace_id}", "span_id": "{span_id}", "parent_id": {parent}, '
+            f'"service": {services[resource]}{name}, "start": "{start}Z", "duration": {duration!r}{status}, '
             f'"attributes": {{{(constant + "".join(attributes))[2:]}}}}}\n'
         )
     return "".join(lines)
@@ -183,7 +183,7 @@ def _text_fragments(key: str, column: Text) -> Fragments:
     if not lengths or max(lengths) < 0:
         return None
     head = f", {_json(key)}: "
-    encode: Callable[[str], str] = json.encoder.encode_basestring  # type: ignore[attr-defined]
+    encode: Callable[[str], str] = json.encoder.encode_basestring
     data, width = np.ascontiguousarray(column.data).tobytes(), column.data.shape[1]
     return [
         head + encode(data[row * width : row * width + n].decode("utf-8", "replace")) if n >= 0 else ""

@@ -122,6 +122,8 @@ class Sender:
             if reply.verdict != "retry":
                 self._answered(reply)
                 return reply
+            if self._shutdown.over.is_set():  # the failure is our own hanging up
+                return reply
             self.presence.failed(reply.message)
             wait_s = self._wait_s(reply, attempt)
             # A receiver that was away before the end began gets one more try, not all the time that is left.

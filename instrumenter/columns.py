@@ -28,7 +28,7 @@ def distinct(words: U64) -> tuple[Rows, Rows]:
     Sorts one 64-bit mix per row, then checks that rows of a group really are equal; if a mix collided it sorts the
     whole rows, which is slower and always right.
     """
-    mixed = words[:, 0] * _MIX
+    mixed: U64 = words[:, 0] * _MIX
     for column in range(1, words.shape[1]):
         mixed ^= mixed >> _SHIFT
         mixed ^= words[:, column]
@@ -48,8 +48,8 @@ def _unique(values: NDArray[Any]) -> tuple[Rows, Rows]:
 def within(width: int, length: I64) -> Bools:
     """(n, width): whether a place is inside its row's length."""
     dtype = np.uint8 if width < 256 else np.int32
-    inside = np.arange(width, dtype=dtype) < np.clip(length, 0, width).astype(dtype)[:, None]
-    return np.asarray(inside, dtype=np.bool_)
+    places: Any = np.arange(width, dtype=dtype)
+    return np.asarray(places < np.clip(length, 0, width).astype(dtype)[:, None])
 
 
 class Cutter:

@@ -28,7 +28,7 @@ Parts = tuple[bytes, bytes, bytes, bytes]  # method, target, host, agent
 
 
 class Heads(NamedTuple):
-    """Texts of n requests in the rows of `text`: method, then target, then the rest up to `end`; lengths are of bytes."""
+    """Texts of n requests in the rows of `text`: method, then target, then the rest up to `end`; lengths in bytes."""
 
     text: U8
     method: I64

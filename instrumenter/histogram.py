@@ -95,18 +95,21 @@ class Layout:
     zero_threshold: float = 0.0
     edges: tuple[float, ...] = ()
 
-    def buckets(self, counts: U64) -> ExponentialBuckets | ExplicitBuckets:
-        """The kernel's counts, u64 (places + 1 or more,), of one key in OTLP's terms, empty ends trimmed."""
+    def buckets(self, counts: U64) -> list[ExponentialBuckets | ExplicitBuckets]:
+        """The kernel's counts of k keys, u64 (k, places + 1 or more), in OTLP's terms, empty ends trimmed."""
         if self.edges:
             n = len(self.edges)
-            return ExplicitBuckets(self.edges, (*counts[:n].tolist(), int(counts[n:].sum())))
-        used = np.flatnonzero(counts[1:])
-        zero = int(counts[0])
-        if not used.size:
-            return ExponentialBuckets(self.scale, self.offset, (), zero, self.zero_threshold)
-        first, last = int(used[0]), int(used[-1])
-        held = tuple(counts[first + 1 : last + 2].tolist())
-        return ExponentialBuckets(self.scale, self.offset + first, held, zero, self.zero_threshold)
+            overflow = counts[:, n:].sum(axis=1)
+            both = zip(counts[:, :n].tolist(), overflow.tolist(), strict=True)
+            return [ExplicitBuckets(self.edges, (*held, over)) for held, over in both]
+        zero, rest = counts[:, 0].tolist(), counts[:, 1:]
+        used = rest != 0
+        first = used.argmax(axis=1)
+        end = np.where(used.any(axis=1), rest.shape[1] - used[:, ::-1].argmax(axis=1), first)
+        return [
+            ExponentialBuckets(self.scale, self.offset + a, tuple(row[a:b].tolist()), z, self.zero_threshold)
+            for row, z, a, b in zip(rest, zero, first.tolist(), end.tolist(), strict=True)
+        ]
 
 
 class Histograms(NamedTuple):

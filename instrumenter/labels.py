@@ -65,6 +65,10 @@ class Labels:
             if sampled >= 0:
                 self._exemplars[token] = _moment(x[sampled], clock_offset_ns)
 
+    def knows(self, key: bytes) -> bool:
+        """Whether an exchange has taught this key, so that `attributes` will not change."""
+        return key in self._known
+
     def attributes(self, key: bytes) -> Attributes | None:
         """The metric attributes of a key (24 bytes, `pad` zero). None if they are not a metric key of an exchange.
 

@@ -11,15 +11,16 @@ Cost depends on the number of metric keys, never on the rate of requests.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instrumenter.bpf.abi import DURATION_BUCKETS, SIZE_BUCKETS, Direction
+from instrumenter.bpf.abi import DURATION_BUCKETS, SIZE_BUCKETS
 from instrumenter.histogram import NS_PER_S, Histograms
+from instrumenter.instruments import INSTRUMENTS
 from instrumenter.model import (
     U64,
     Attributes,
@@ -30,7 +31,7 @@ from instrumenter.model import (
     Metric,
     Resource,
 )
-from instrumenter.red_table import BUCKETS, SUMS, RedTable
+from instrumenter.red_table import BUCKETS, RedTable
 from instrumenter.telemetry import Counters, Seen
 
 GRACE_NS: Final = 300 * NS_PER_S  # how long the metrics of a service outlive its last process
@@ -49,9 +50,17 @@ class RedReader(Protocol):
 class LabelSource(Protocol):
     """What first exchanges taught. key: the bytes of a RED_KEY."""
 
-    def attributes(self, key: bytes) -> Attributes | None: ...
+    def knows(self, key: bytes) -> bool:
+        """Whether an exchange has taught this key, so that `attributes` will not change."""
+        ...
+
+    def attributes(self, key: bytes) -> Attributes | None:
+        """Of a key that was not taught: what its numbers alone say. None: they are not an exchange's."""
+        ...
 
     def exemplars(self, key: bytes) -> Sequence[Exemplar]: ...
+
+    def forget(self, key: bytes) -> None: ...
 
 
 class Services(Protocol):
@@ -60,33 +69,13 @@ class Services(Protocol):
     def resource(self, svc: int) -> Resource | None: ...
 
 
-class Instrument(NamedTuple):
-    """One histogram of the semantic conventions."""
-
-    name: str
-    unit: str
-    description: str
-
-
-def _instruments(side: str) -> tuple[Instrument, Instrument, Instrument]:
-    return (
-        Instrument(f"http.{side}.request.duration", "s", f"Duration of HTTP {side} requests."),
-        Instrument(f"http.{side}.request.body.size", "By", f"Size of HTTP {side} request bodies."),
-        Instrument(f"http.{side}.response.body.size", "By", f"Size of HTTP {side} response bodies."),
-    )
-
-
-INSTRUMENTS: Final[Mapping[int, tuple[Instrument, Instrument, Instrument]]] = {
-    Direction.SERVER: _instruments("server"),
-    Direction.CLIENT: _instruments("client"),
-}
-
 # Where the three histograms lie in a row's buckets.
 _PARTS: Final = (
     slice(0, DURATION_BUCKETS),
     slice(DURATION_BUCKETS, DURATION_BUCKETS + SIZE_BUCKETS),
     slice(DURATION_BUCKETS + SIZE_BUCKETS, BUCKETS),
 )
+_CHUNK: Final = 128
 
 Counted = tuple[int, float, ExponentialBuckets | ExplicitBuckets]  # a histogram: count, sum, buckets
 
@@ -99,9 +88,9 @@ class _Series:
     direction: int
     attributes: Attributes
     start_ns: int
-    rows: list[int] = field(default_factory=list)
+    rows: dict[int, bytes] = field(default_factory=dict)  # row -> its key
     gone: U64 | None = None  # buckets of rows dropped while others live on
-    gone_sums: U64 | None = None
+    gone_sums: U64 | int = 0
     counted: tuple[Counted, ...] = ()  # empty: to be computed
 
 
@@ -140,10 +129,14 @@ class RedCollector:
         self._first_ns: dict[int, int] = {}  # by row: no count is older
         self._exited_ns: dict[int, int] = {}  # by svc
         self._gone: dict[int, Seen] = {}  # by svc, of dropped rows
-        self._unlabelled = 0
+        self._learned: set[int] = set()  # rows whose labels are final
+        self._waiting = 0
 
-    def collect(self, now_ns: int) -> list[Metric]:
-        """Read the map and give every selected service's metrics, cumulative, at now_ns (ns since the epoch)."""
+    def collect(self, now_ns: int, final: bool = False) -> list[Metric]:
+        """Read the map and give every selected service's metrics, cumulative, at now_ns (ns since the epoch).
+
+        A key whose labels are still on their way through the ring waits for the next collection; final: it does not.
+        """
         with self._lock:
             keys, values = self._reader.read_red()
             for row in self._table.update(keys, values):
@@ -151,7 +144,7 @@ class RedCollector:
                     self._series_of[row].counted = ()
             del keys, values
             self._drop_exited(now_ns)
-            self._assign()
+            self._assign(final)
             self._read_ns = now_ns
             return self._metrics(now_ns)
 
@@ -159,8 +152,7 @@ class RedCollector:
         """What was counted per service number up to the last `collect`, unselected and dropped ones included."""
         with self._lock:
             totals = dict(self._gone)
-            table = self._table
-            for row in table.rows():
+            for row in self._table.rows().values():
                 self._add(totals, row)
             return totals
 
@@ -170,27 +162,39 @@ class RedCollector:
         count, sampled_out = int(self._table.count[row]), int(self._table.sampled_out[row])
         totals[svc] = Seen(before.count + count, before.sampled_out + sampled_out)
 
-    def _assign(self) -> None:
+    def _assign(self, final: bool) -> None:
         """Put every row into the series it belongs to by now: labels are learned and resources enriched over time."""
-        rows = self._table.rows()
-        svcs = self._table.keys["svc"][rows].tolist()
+        keys = self._table.rows()
+        svcs = self._table.keys["svc"][list(keys.values())].tolist()
         moved = self._ask_resources(set(svcs))
-        unlabelled = 0
-        for row, svc in zip(rows, svcs, strict=True):
-            if row not in self._first_ns:
-                self._first_ns[row] = self._read_ns
-            elif svc not in moved and row in self._series_of:
+        waiting = 0
+        for (key, row), svc in zip(keys.items(), svcs, strict=True):
+            series = self._series_of.get(row)
+            if series and row in self._learned and svc not in moved:
                 continue
             resource = self._resource_of[svc]
-            key = self._table.keys[row]
-            attributes = self._labels.attributes(key.tobytes()) if resource else None
+            wait = self._first_ns.setdefault(row, self._read_ns) == self._read_ns and not final
+            attributes = self._attributes(key, row, series, wait) if resource else None
+            if series and (series.resource, series.attributes) == (resource, attributes):
+                continue
             self._leave(row)
-            if resource and attributes is not None and int(key["direction"]) in INSTRUMENTS:
-                self._join(row, resource, int(key["direction"]), attributes)
+            direction = int(self._table.keys[row]["direction"])
+            if resource and attributes is not None and direction in INSTRUMENTS:
+                self._join(key, row, (resource, direction, attributes))
             elif resource:
-                unlabelled += int(self._table.count[row])
-        self._counters.add("exchanges.unlabelled", unlabelled - self._unlabelled)
-        self._unlabelled = unlabelled
+                waiting += int(self._table.count[row])
+        self._counters.add("exchanges.unlabelled", waiting - self._waiting)
+        self._waiting = waiting
+
+    def _attributes(self, key: bytes, row: int, series: _Series | None, wait: bool) -> Attributes | None:
+        """The labels of a row. None if it has to wait: then its first exchange has been counted but not read."""
+        if row in self._learned and series:
+            return series.attributes
+        if self._labels.knows(key):
+            self._learned.add(row)
+        elif wait:
+            return None
+        return self._labels.attributes(key)
 
     def _ask_resources(self, svcs: set[int]) -> set[int]:
         """Ask who the services are; gives those whose answer changed."""
@@ -204,12 +208,11 @@ class RedCollector:
                 moved.add(svc)
         return moved
 
-    def _join(self, row: int, resource: Resource, direction: int, attributes: Attributes) -> None:
-        key = (resource, direction, attributes)
-        series = self._series.get(key)
+    def _join(self, key: bytes, row: int, identity: tuple[Resource, int, Attributes]) -> None:
+        series = self._series.get(identity)
         if series is None:
-            series = self._series[key] = _Series(resource, direction, attributes, self._first_ns[row])
-        series.rows.append(row)
+            series = self._series[identity] = _Series(*identity, self._first_ns[row])
+        series.rows[row] = key
         series.counted = ()
         self._series_of[row] = series
 
@@ -218,14 +221,14 @@ class RedCollector:
         series = self._series_of.pop(row, None)
         if series is None:
             return
-        series.rows.remove(row)
+        del series.rows[row]
         series.counted = ()
         if not series.rows:
             del self._series[series.resource, series.direction, series.attributes]
         elif keep:
-            buckets, sums = self._table.buckets(row), self._table.sums[row].copy()
+            buckets = self._table.buckets([row])[0]
             series.gone = buckets if series.gone is None else series.gone + buckets
-            series.gone_sums = sums if series.gone_sums is None else series.gone_sums + sums
+            series.gone_sums = self._table.sums[row] + series.gone_sums
         else:
             series.start_ns = self._read_ns
 
@@ -236,13 +239,15 @@ class RedCollector:
         due = {svc for svc, ended in self._exited_ns.items() if now_ns - ended >= self._grace_ns}
         if not due:
             return
-        rows = [row for row in self._table.rows() if int(self._table.keys[row]["svc"]) in due]
-        for row in rows:
+        rows = {k: row for k, row in self._table.rows().items() if int(self._table.keys[row]["svc"]) in due}
+        for key, row in rows.items():
             self._add(self._gone, row)
             self._leave(row, keep=True)
             self._first_ns.pop(row, None)
+            self._learned.discard(row)
+            self._labels.forget(key)
         if rows:
-            self._reader.delete_red(self._table.keys[rows])
+            self._reader.delete_red(self._table.keys[list(rows.values())])
             self._table.drop(rows)
         for svc in due:
             self._resource_of.pop(svc, None)
@@ -250,41 +255,43 @@ class RedCollector:
         used = {id(resource) for resource in self._resource_of.values()}
         self._resources = {r: r for r in self._resources if id(r) in used}
 
-    def _count(self, series: _Series) -> tuple[Counted, ...]:
-        """The three histograms of a series."""
-        table = self._table
-        buckets, sums = table.buckets(series.rows[0]), table.sums[series.rows[0]].copy()
-        for row in series.rows[1:]:
-            buckets += table.buckets(row)
-            sums += table.sums[row]
-        if series.gone is not None and series.gone_sums is not None:
-            buckets += series.gone
-            sums += series.gone_sums
-        counted = []
-        for part, layout, total, unit in zip(_PARTS, self._layouts, sums.tolist(), (NS_PER_S, 1, 1), strict=True):
-            counts = buckets[part]
-            counted.append((int(counts.sum()), total / unit, layout.buckets(counts)))
-        return tuple(counted)
+    def _count(self) -> None:
+        """Compute the three histograms of every series that changed, a few at once."""
+        stale = [series for series in self._series.values() if not series.counted]
+        for at in range(0, len(stale), _CHUNK):
+            part = stale[at : at + _CHUNK]
+            firsts = [next(iter(series.rows)) for series in part]
+            buckets, sums = self._table.buckets(firsts), self._table.sums[firsts]
+            for i, series in enumerate(part):
+                others = list(series.rows)[1:]
+                if others:
+                    buckets[i] += self._table.buckets(others).sum(axis=0)
+                    sums[i] += self._table.sums[others].sum(axis=0)
+                if series.gone is not None:
+                    buckets[i] += series.gone
+                    sums[i] += series.gone_sums
+            histograms = [
+                zip(counts.sum(axis=1).tolist(), (sums[:, k] / unit).tolist(), layout.buckets(counts), strict=True)
+                for k, (layout, unit) in enumerate(zip(self._layouts, (NS_PER_S, 1, 1), strict=True))
+                for counts in (buckets[:, _PARTS[k]],)
+            ]
+            for series, counted in zip(part, zip(*histograms, strict=True), strict=True):
+                series.counted = counted
 
     def _metrics(self, now_ns: int) -> list[Metric]:
+        self._count()
         points: dict[tuple[int, int], tuple[Resource, tuple[list[HistogramPoint], ...]]] = {}
         for series in self._series.values():
-            if not series.counted:
-                series.counted = self._count(series)
             of = points.setdefault((id(series.resource), series.direction), (series.resource, ([], [], [])))[1]
             exemplars: tuple[Exemplar, ...] = ()
-            for row in series.rows:
-                exemplars += tuple(self._labels.exemplars(self._table.keys[row].tobytes()))
+            for key in series.rows.values():
+                exemplars += tuple(self._labels.exemplars(key))
+            attributes, start_ns = series.attributes, series.start_ns
             for held, (count, total, buckets) in zip(of, series.counted, strict=True):
-                held.append(
-                    HistogramPoint(series.attributes, series.start_ns, now_ns, count, total, buckets, exemplars)
-                )
+                held.append(HistogramPoint(attributes, start_ns, now_ns, count, total, buckets, exemplars))
                 exemplars = ()  # their values are durations
         return [
             Metric(resource, *instrument, "histogram", tuple(held))
             for (_, direction), (resource, parts) in points.items()
             for instrument, held in zip(INSTRUMENTS[direction], parts, strict=True)
         ]
-
-
-assert len(SUMS) == len(_PARTS)

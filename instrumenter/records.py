@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from instrumenter.bpf.abi import EVENT, EXCHANGE_LONG, EXCHANGE_SHORT
+from instrumenter.bpf.abi import EVENT, EXCHANGE_LONG, EXCHANGE_SHORT, TEXT_SHORT
 
 
 class Exchanges(NamedTuple):
-    """n exchanges. `x`: dtype abi.EXCHANGE, (n,). `text`: (n, TEXT_SHORT or TEXT_LONG), row i valid up to x[i].text_len.
+    """n exchanges: `x` of dtype abi.EXCHANGE (n,), `text` (n, TEXT_SHORT or TEXT_LONG), row i valid up to text_len.
 
     Both may be strided views of one array of records.
     """
@@ -31,13 +31,13 @@ class Exchanges(NamedTuple):
 
     def records(self) -> NDArray[np.void]:
         """As contiguous EXCHANGE_SHORT or EXCHANGE_LONG records."""
-        out = np.empty(len(self.x), EXCHANGE_SHORT if self.text.shape[1] == EXCHANGE_SHORT["text"].shape[0] else EXCHANGE_LONG)
+        out = np.empty(len(self.x), EXCHANGE_SHORT if self.text.shape[1] == TEXT_SHORT else EXCHANGE_LONG)
         out["x"], out["text"] = self.x, self.text
         return out
 
 
 class Records(NamedTuple):
-    """What came up since the last poll. All events that came before any of the exchanges are in `events` or were before.
+    """What came up since the last poll. Events that came before any of the exchanges are in it or in one before it.
 
     exchanges: no empty ones. events: dtype abi.EVENT, (n,), in order. clock_offset_ns: nanoseconds of the epoch minus
     nanoseconds of CLOCK_MONOTONIC, to be added to the records' times.

@@ -8,6 +8,7 @@ which is right as long as no bucket grows by 2^32 between two reads (12 hours of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -60,9 +61,9 @@ class RedTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def rows(self) -> list[int]:
-        """All rows in use."""
-        return list(self._rows.values())
+    def rows(self) -> Mapping[bytes, int]:
+        """All rows in use, by the bytes of their keys."""
+        return self._rows
 
     def update(self, keys: NDArray[np.void], values: NDArray[np.void]) -> list[int]:
         """Take one reading: keys RED_KEY (n,), values RED (n, cpus). Gives the rows whose counts changed.
@@ -82,21 +83,24 @@ class RedTable:
         self._moving[changed] = True
         return changed
 
-    def buckets(self, row: int) -> U64:
-        """All bucket counts of a row, u64 (BUCKETS,): durations, request sizes, response sizes."""
-        total = self.low[row].astype(np.uint64)
-        if row in self._high:
-            total += self._high[row]
+    def buckets(self, rows: list[int]) -> U64:
+        """All bucket counts of some rows, u64 (len(rows), BUCKETS): durations, request sizes, response sizes."""
+        total: U64 = self.low[rows].astype(np.uint64)
+        if self._high:
+            for i, row in enumerate(rows):
+                if row in self._high:
+                    total[i] += self._high[row]
         return total
 
-    def drop(self, rows: list[int]) -> None:
+    def drop(self, rows: Mapping[bytes, int]) -> None:
         """Forget rows, after their keys were deleted from the kernel's map."""
-        for row in rows:
-            del self._rows[self.keys[row].tobytes()]
+        places = list(rows.values())
+        for key, row in rows.items():
+            del self._rows[key]
             self._high.pop(row, None)
         for array in (self.count, self.sampled_out, self.sums, self.low, self._moving):
-            array[rows] = 0
-        self._free += rows
+            array[places] = 0
+        self._free += places
         self._last_keys = b""
 
     def _place(self, keys: NDArray[np.void]) -> Rows:

@@ -16,12 +16,12 @@ from typing import Any
 
 from instrumenter.bpf.abi import EVENT, EXCHANGE_LONG, EXCHANGE_SHORT
 from instrumenter.bpf.ring import Pages, Ring
+from instrumenter.recording import FileSource as FileSource
+from instrumenter.recording import Recorder as Recorder
 from instrumenter.records import Exchanges as Exchanges
 from instrumenter.records import Records as Records
 from instrumenter.records import RecordSource as RecordSource
 from instrumenter.records import nothing
-from instrumenter.recording import FileSource as FileSource
-from instrumenter.recording import Recorder as Recorder
 
 MAX_RECORDS = 16_384  # of one ring in one batch, and
 MAX_BYTES = 4 << 20  # so that memory stays flat whatever piles up
@@ -105,7 +105,7 @@ class RingSource:
         return self._look()
 
     def _sleep(self, seconds: float) -> bool:
-        """Whether `wake` or `close` ended it; an event ends it too. The wake-up is taken even if there is no time to wait."""
+        """Whether `wake` or `close` ended it; an event ends it too."""
         for fd, _ in self._epoll.poll(seconds):
             if fd == self._wake:
                 self._take_wake()

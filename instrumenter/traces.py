@@ -66,6 +66,8 @@ def trace_state(x: Records, text: U8) -> tuple[Text, Bools]:
     bad = np.zeros(len(x), np.bool_)
     if len(rows) == 0:
         return Text(np.zeros((len(x), 0), np.uint8), absent), bad
+    outside = x["state_off"][rows] + length[rows] > text.shape[1]
+    length = np.minimum(length, text.shape[1])
     width = int(length.max())
     data = np.zeros((len(x), width), np.uint8)
     offset = x["state_off"][rows].astype(np.int64)
@@ -73,7 +75,7 @@ def trace_state(x: Records, text: U8) -> tuple[Text, Bools]:
     cut = text[rows[:, None], columns]
     data[rows] = cut
     bad[rows] = ((cut - 0x20 > 0x7E - 0x20) & within(width, length[rows])).any(axis=1)
-    bad[rows] |= offset + length[rows] > text.shape[1]
+    bad[rows] |= outside
     absent[rows] = length[rows]
     absent[bad] = -1
     return Text(data, absent), bad

@@ -33,9 +33,9 @@ fetch() { # suite
 		Dir::State::status "$root/status";
 		Dir::Cache "$root/cache";
 		Dir::Etc::sourcelist "$root/sources.list";
-		Dir::Etc::sourceparts "-";
+		Dir::Etc::sourceparts "/dev/null";
 		Dir::Etc::preferences "/dev/null";
-		Dir::Etc::preferencesparts "-";
+		Dir::Etc::preferencesparts "/dev/null";
 		Acquire::Languages "none";
 		APT::Sandbox::User "root";
 	CONF

@@ -246,5 +246,6 @@ def first_reason(log: Sequence[str], errno: int) -> str:
     """Why the kernel refused, in one line: the verifier's last word if it had one, else errno's."""
     ends = [i for i, line in enumerate(log) if "END PROG LOAD LOG" in line]
     body = log[: ends[-1]] if ends else ()
-    said = [line for line in body if line.strip() and not line.startswith(("processed ", "libbpf:", "verification time"))]
+    figures = ("processed ", "verification time ", "stack depth ", "libbpf: ")
+    said = [line for line in body if line.strip() and not line.startswith(figures)]
     return f"{describe(errno)}: {said[-1].strip()}" if said else describe(errno)

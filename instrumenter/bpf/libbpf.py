@@ -99,7 +99,7 @@ class Log:
         if level >= PRINT_DEBUG:
             return 0
         text = c_void_p()
-        size = self._vasprintf(ctypes.byref(text), form, args)
+        size: int = self._vasprintf(ctypes.byref(text), form, args)
         if size < 0 or text.value is None:
             return 0
         skip = max(0, size - TAIL_BYTES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from instrumenter.bpf.libbpf import ENOTSUPP, BpfError, Libbpf
 from instrumenter.errors import StinglessError
 
-PERCPU = frozenset({5, 6, 10, 21})  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE
+PERCPU = frozenset({5, 6, 10})  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 CHUNK_BYTES = 1 << 20
 _NO_BATCH = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, ENOTSUPP})  # before Linux 5.6, or not for this type of map
 

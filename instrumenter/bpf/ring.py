@@ -6,11 +6,11 @@ byte of a record is copied before the kernel has finished it, and no place is gi
 
 Layout (kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst): page 0 holds the consumer's position, page 1 the
 producer's, then `size` bytes of data. Positions are bytes, they only grow, `position & (size - 1)` is the place. Each
-record is an 8-byte header {u32 length and bits; u32 page offset} and its data, rounded up to 8. The kernel lets the data
-be mapped twice in a row, so that a record over the end is contiguous; it is mapped once here, since mapped ring pages
-count as resident twice otherwise, and a batch is copied in one or two pieces.
+record is an 8-byte header {u32 length and bits; u32 page offset} and its data, rounded up to 8. The kernel lets the
+data be mapped twice in a row, so that a record over the end is contiguous; here it is mapped once, since every mapping
+of a ring counts in full as resident memory, and a batch is copied in one or two pieces.
 
-Memory order. The kernel reserves: length | BUSY, then store-release of the producer's position; it commits with an atomic
+Memory order. The kernel reserves: length | BUSY, then store-release of the producer's position; it commits by an atomic
 exchange of the header. The reader
   1. load-acquires the producer's position: all headers before it are then at least BUSY, never stale;
   2. copies the headers out by plain 4-byte loads (aligned, so each is one access) and decides on that copy alone;
@@ -26,6 +26,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,14 @@ class Atomics:
                 ) from error
             self._plain()
             return
-        self._load, self._store, self._fence = lib.__atomic_load_8, lib.__atomic_store_8, lib.atomic_thread_fence
-        self._load.restype, self._load.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_int)
-        self._store.restype, self._store.argtypes = None, (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
-        self._fence.restype, self._fence.argtypes = None, (ctypes.c_int,)
+        # By name in brackets: Python would mangle lib.__atomic_load_8 inside a class.
+        load, store, fence = lib["__atomic_load_8"], lib["__atomic_store_8"], lib["atomic_thread_fence"]
+        load.restype, load.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_int)
+        store.restype, store.argtypes = None, (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
+        fence.restype, fence.argtypes = None, (ctypes.c_int,)
+        self._load: Callable[[int, int], int] = load
+        self._store: Callable[[int, int, int], None] = store
+        self._fence: Callable[[int], None] = fence
 
     def _plain(self) -> None:
         """On x86-64 each aligned load is an acquire and each store a release (TSO): ctypes' own accesses will do."""
@@ -77,7 +82,7 @@ class Atomics:
 
 
 class Pages:
-    """A ring's memory. Takes any buffers: `consumer` (writable) and `producer` of at least 8 bytes, `data` of a power of 2."""
+    """A ring's memory: any buffers will do, `consumer` (writable) and `producer` of 8 bytes, `data` of a power of 2."""
 
     def __init__(self, consumer: Any, producer: Any, data: Any, atomics: Atomics | None = None) -> None:
         self._atomics = atomics or Atomics()
@@ -151,8 +156,7 @@ class Ring:
         return self._pages.mapped_bytes
 
     def read(self) -> NDArray[np.void]:
-        """The next finished records, shape (n,), as a copy; places are given back. Raises StinglessError on a ring of another
-        record size."""
+        """The next finished records, (n,), copied; their places are given back. Raises StinglessError: other sizes."""
         start = self._pages.consumed()
         waiting = self._pages.produced() - start
         self.fill = waiting / self._pages.size
@@ -185,7 +189,8 @@ class Ring:
         if first + n * self.stride <= self._pages.size:
             return self._pages.words[first // 4 :: self.stride // 4][:n].copy()
         places = (first + np.arange(n) * self.stride) & (self._pages.size - 1)
-        return self._pages.words[places // 4]
+        heads: NDArray[np.uint32] = self._pages.words[places // 4]
+        return heads
 
     def _copy(self, start: int, n: int) -> NDArray[np.void]:
         first = start & (self._pages.size - 1)

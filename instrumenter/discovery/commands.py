@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from instrumenter.discovery import generic
 from instrumenter.discovery.python_commands import PYTHON_SERVERS, python_command, python_server
-from instrumenter.discovery.words import Guess, options
+from instrumenter.discovery.words import Guess, options, word_set
 from instrumenter.enrich.runtime import Runtime, base_name
 
 
@@ -74,9 +74,9 @@ def _title(argv: Sequence[str]) -> Guess | None:
     return None
 
 
-_NODE_VALUED: Final = frozenset(
-    "-r --require --import --loader --experimental-loader -C --conditions --env-file --icu-data-dir --title --preload "
-    "--input-type --stack-trace-limit -c --config".split()
+_NODE_VALUED: Final = word_set(
+    "-r --require --import --loader --experimental-loader -C --conditions --env-file --icu-data-dir --title "
+    "--preload --input-type --stack-trace-limit -c --config"
 )
 _NODE_VERBS: Final = frozenset(("run", "serve", "start", "watch", "task"))
 _NODE_EXTENSIONS: Final = "[cm]?[jt]sx?"
@@ -99,9 +99,9 @@ def _node(args: Sequence[str]) -> Guess:
     return Guess(generic.stem(script, _NODE_EXTENSIONS), project=_parent(script))
 
 
-_JAVA_VALUED: Final = frozenset(
-    "-cp -classpath --class-path -p --module-path --upgrade-module-path --add-modules --add-reads --add-exports --add-opens "
-    "--limit-modules --patch-module --source -jar -m --module".split()
+_JAVA_VALUED: Final = word_set(
+    "-cp -classpath --class-path -p --module-path --upgrade-module-path --add-modules --add-reads --add-exports "
+    "--add-opens --limit-modules --patch-module --source -jar -m --module"
 )
 # Servers whose main class is less known than they are: beginning of the class -> name.
 _JAVA_SERVERS: Final[Mapping[str, str]] = {
@@ -141,9 +141,9 @@ def _java(args: Sequence[str]) -> Guess:
 
 
 _RUBY_VALUED: Final = frozenset(("-I", "-r", "-C", "-E", "-x", "-e"))
-_RUBY_SERVERS: Final = frozenset(
-    "puma pumactl unicorn unicorn_rails rails rackup thin passenger falcon iodine sidekiq bundle bundler rake resque "
-    "solid_queue good_job spring foreman irb".split()
+_RUBY_SERVERS: Final = word_set(
+    "puma pumactl unicorn unicorn_rails rails rackup thin passenger falcon iodine sidekiq bundle bundler rake "
+    "resque solid_queue good_job spring foreman irb"
 )
 
 
@@ -158,7 +158,9 @@ def _ruby(args: Sequence[str]) -> Guess:
     return Guess(_value(rest, ("--tag",)), declared=bool(_value(rest, ("--tag",))), project=directory or ".")
 
 
-_PHP_VALUED: Final = frozenset("-d -S -t -c -z -f -r -B -R -F -E --define --server --docroot --php-ini".split())
+_PHP_VALUED: Final = word_set(
+    "-d -S -t -c -z -f -r -B -R -F -E --define --server --docroot --php-ini"
+)
 _PHP_TOOLS: Final = frozenset(("artisan", "console", "composer", "composer.phar", "symfony", "wp", "spark", "yii"))
 
 
@@ -191,7 +193,9 @@ def _erlang(args: Sequence[str]) -> Guess:
 def _shell(args: Sequence[str]) -> Guess:
     given, rest = options(args, frozenset(("-o", "+o", "-O", "--rcfile", "--init-file")))
     inline = any(re.fullmatch(r"-[a-z]*c", flag) for flag in given)
-    return Guess() if inline or not rest else Guess(generic.stem(rest[0], "sh|bash|zsh"), project=_parent(rest[0]))
+    if inline or not rest or rest[0].startswith(("/dev/", "/proc/")):
+        return Guess()
+    return Guess(generic.stem(rest[0], "sh|bash|zsh"), project=_parent(rest[0]))
 
 
 def _script(args: Sequence[str]) -> Guess:

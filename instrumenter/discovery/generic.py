@@ -10,23 +10,25 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_FILES: Final = frozenset(
-    "__main__ a.out api app application asgi boot bootstrap bundle cli cmd config.ru console default entrypoint gateway-app "
-    "handler index init launch launcher local main manage mod program prog project public quarkus-run rails root router "
-    "run runner script serve server service start startup site web webapp webserver worker wsgi www".split()
+from instrumenter.discovery.words import word_set
+
+_FILES: Final = word_set(
+    "__main__ a.out api app application asgi boot bootstrap bundle cli cmd config.ru console default entrypoint "
+    "handler index init launch launcher local main manage mod program prog project public quarkus-run rails root "
+    "router run runner script serve server service start startup site web webapp webserver worker wsgi www"
 )
-_DIRECTORIES: Final = frozenset(
-    "app apps application backend-app bin build classes cmd code current data deploy deployment deployments dist etc export "
-    "home htdocs html http lib lib64 libexec local main node_modules opt out output package packages prod production "
-    "public release releases root run sbin script scripts server share site site-packages source sources src srv staging "
-    "standalone sys target tmp usr var venv .venv web work workdir workspace workspaces www".split()
+_DIRECTORIES: Final = word_set(
+    "app apps application bin build classes cmd code current data deploy deployment deployments dist etc export "
+    "home htdocs html http lib lib64 libexec local main node_modules opt out output package packages prod "
+    "production public release releases root run sbin script scripts server share site site-packages source "
+    "sources src srv staging standalone sys target tmp usr var venv .venv web work workdir workspace workspaces "
+    "www"
 )
-_VERSION: Final = re.compile(r"v?\d[\w.+-]*|[0-9a-f]{7,64}")  # releases/20240101120000, a commit, 1.2.3
+_VERSION: Final = re.compile(r"v?\d+([.+_-]\w+)*|(?=[a-f]*\d)[0-9a-f]{7,64}")  # 20240101120000, 1.2.3, a commit
 _JAR_VERSION: Final = re.compile(
     r"([-_.](v?\d[\w.+]*|SNAPSHOT|RELEASE|Final|GA|M\d+|RC\d*|all|fat|uber|exec|runner|shaded|standalone|boot|"
     r"jar-with-dependencies|with-dependencies|assembly))+$"
 )
-_CAMEL_ROLE: Final = re.compile(r"(?<=[a-z0-9])(Application|Main|Launcher|Bootstrap|App)$")
 
 
 def is_generic(name: str) -> bool:
@@ -61,7 +63,7 @@ def java_class(qualified: str) -> str:
 
 
 def target(text: str) -> str:
-    """What an application server serves: `shop.wsgi:application` -> shop, `src.cart.main:app` -> cart, `app:app` -> ""."""
+    """Of what a server serves: `shop.wsgi:application` -> shop, `src.cart.main:app` -> cart, `app:app` -> ""."""
     parts = text.partition(":")[0].split(".")
     return next((p for p in parts if not is_generic(p) and not is_generic_directory(p)), "")
 

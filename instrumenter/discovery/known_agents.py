@@ -18,8 +18,8 @@ from typing import Final
 KNOWN_AGENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "this agent": ("stingless",),
     "eBPF instrumentation": (
-        "beyla", "obi", "ebpf-instrument", "opentelemetry-ebpf-*", "otel-ebpf-*", "ebpf-profiler", "parca-agent", "pixie*",
-        "vizier-*", "coroot", "coroot-node-agent", "tetragon", "hubble*", "cilium-agent", "inspektor-gadget", "ig",
+        "beyla", "obi", "ebpf-instrument", "opentelemetry-ebpf-*", "otel-ebpf-*", "ebpf-profiler", "parca-agent",
+        "pixie*", "vizier-*", "coroot", "coroot-node-agent", "tetragon", "hubble*", "cilium-agent", "inspektor-gadget", "ig",
         "gadgettracermanager", "falco", "kepler", "deepflow-*",
     ),
     "OpenTelemetry collectors": (

@@ -197,7 +197,7 @@ def _list(path: str) -> list[str]:
 
 def _link(directory: int | None, path: str) -> str:
     try:
-        return os.fsencode(os.readlink(path, dir_fd=directory)).decode("utf-8", "replace")  # noqa: PTH115
+        return os.fsencode(os.readlink(path, dir_fd=directory)).decode("utf-8", "replace")
     except OSError:
         return ""
 

@@ -12,29 +12,30 @@ from collections.abc import Sequence
 from typing import Final
 
 from instrumenter.discovery import generic
-from instrumenter.discovery.words import Guess
+from instrumenter.discovery.words import Guess, word_set
 
-PYTHON_SERVERS: Final = frozenset(
-    "gunicorn gunicornc uvicorn hypercorn granian daphne waitress-serve waitress uwsgi uwsgi-core flask celery quart fastapi "
-    "litestar robyn sanic django-admin django streamlit dramatiq rq arq huey_consumer nameko mod_wsgi-express chainlit "
-    "bentoml meinheld twistd tornado aiohttp.web".split()
+PYTHON_SERVERS: Final = word_set(
+    "gunicorn gunicornc uvicorn hypercorn granian daphne waitress-serve waitress uwsgi uwsgi-core flask celery "
+    "quart fastapi litestar robyn sanic django-admin django streamlit dramatiq rq arq huey_consumer nameko "
+    "mod_wsgi-express chainlit bentoml meinheld twistd tornado aiohttp.web"
 )
 # Wrappers that run another program's script in the same process.
-_WRAPPERS: Final = frozenset(
-    "opentelemetry-instrument ddtrace-run newrelic-admin coverage debugpy pdb cProfile memray pyinstrument scalene watchfiles "
-    "watchmedo poetry pipenv uv hatch".split()
+_WRAPPERS: Final = word_set(
+    "opentelemetry-instrument ddtrace-run newrelic-admin coverage debugpy pdb cProfile memray pyinstrument "
+    "scalene watchfiles watchmedo poetry pipenv uv hatch"
 )
-_NAME_OPTIONS: Final = ("-n", "--name", "--procname-prefix-spaced", "--procname-prefix", "--proc-name", "--process-name")
-_TARGET_OPTIONS: Final = ("-A", "--app", "--wsgi", "--module", "-w", "--mount", "--wsgi-file", "--file", "--ini", "--yaml")
-_FOLDER_OPTIONS: Final = ("--chdir", "--app-dir", "--pythonpath", "--chdir2", "--working-dir", "--workdir")
-_NAMED: Final = frozenset(("gunicorn", "gunicornc", "granian", "uwsgi", "uwsgi-core"))  # their -n/--name is the service's
+_NAME_OPTIONS: Final = ("-n", "--name", "--procname-prefix-spaced", "--procname-prefix", "--process-name")
+_TARGET_OPTIONS: Final = ("-A", "--app", "--wsgi", "--module", "-w", "--wsgi-file", "--file", "--ini", "--yaml")
+_FOLDER_OPTIONS: Final = ("--chdir", "--app-dir", "--pythonpath", "--working-dir", "--workdir")
+_NAMED: Final = frozenset(("gunicorn", "gunicornc", "granian", "uwsgi", "uwsgi-core"))  # --name names the service
 _VERBS: Final = frozenset(("run", "dev", "worker", "beat", "start", "serve", "server", "run-program", "exec", "flower"))
-_TARGET: Final = re.compile(r"(?!(unix|fd|tcp|http|https|ssl|systemd|egg|config):)[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(.*\))?)")
+_TARGET: Final = re.compile(r"(?!(unix|fd|tcp|https?|ssl|systemd|egg|config):)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?")
 _MODULE: Final = re.compile(r"[A-Za-z_][\w.]*")
 # Flags of the servers that take no value, so that an operand may follow them.
-_FLAGS: Final = frozenset(
-    "--reload --preload --daemon -D --factory --debug --proxy-headers --no-access-log --enable-stdio-inheritance --spew "
-    "--access-log --use-colors --no-use-colors --no-server-header --no-date-header --master --enable-threads".split()
+_FLAGS: Final = word_set(
+    "--reload --preload --daemon -D --factory --debug --proxy-headers --no-access-log --enable-stdio-inheritance "
+    "--spew --access-log --use-colors --no-use-colors --no-server-header --no-date-header --master "
+    "--enable-threads"
 )
 
 

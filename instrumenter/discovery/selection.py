@@ -56,9 +56,8 @@ class Selection:
 
     def watched_ports(self) -> list[int]:
         """For the kernel's bitmap: a process that begins to listen on one of these is watched at once."""
-        return [
-            port for first, last in self.ports for port in range(first, last + 1) if not within(port, self.exclude_ports)
-        ]
+        wanted = {port for first, last in self.ports for port in range(first, last + 1)}
+        return sorted(port for port in wanted if not within(port, self.exclude_ports))
 
 
 def parse_ports(text: str) -> PortRanges:

@@ -24,6 +24,11 @@ class Guess(NamedTuple):
     parent: bool = False
 
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, for tables that are read more easily without quotes and commas."""
+    return frozenset(text.split())
+
+
 def options(args: Sequence[str], valued: frozenset[str]) -> tuple[dict[str, str], list[str]]:
     """Options before the first operand (name -> value or ""), and all from the first operand on."""
     found: dict[str, str] = {}

@@ -27,11 +27,11 @@ def _paths(text: str) -> Iterator[str]:
 
 
 def container_id(text: str) -> str:
-    """64 hexadecimal digits (ECS on Fargate: 32 and a number). The innermost container counts, as in docker-in-docker."""
+    """64 hexadecimal digits (ECS on Fargate: 32 and a number); of containers in containers the innermost."""
     for path in _paths(text):
         found = ""
         for match in _CONTAINER.finditer(path):
-            if not path[: match.start()].endswith("conmon"):  # libpod-conmon-<id>: podman's monitor, outside the container
+            if not path[: match.start()].endswith("conmon"):  # libpod-conmon-<id>: the monitor outside the container
                 found = match[1]
         if found:
             return found

@@ -118,6 +118,7 @@ struct sock {
 	int sk_err;
 };
 struct tcp_sock {
+	u32 rcv_nxt;
 	u32 copied_seq;
 	u32 write_seq;
 };

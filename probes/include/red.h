@@ -8,8 +8,9 @@
 
 #include "emit.h"
 
-/* Number of bounds below `v`, which is the place of the first bound with v <= bound; branch-free binary search. */
-static __always_inline u32 duration_bucket(u64 v)
+/* Number of bounds below `v`, which is the place of the first bound with v <= bound; a binary search.
+ * A global function: the verifier walks its paths once, and not together with those of its callers. */
+__weak __noinline u32 duration_bucket(u64 v)
 {
 	const volatile u64 *bounds = settings.duration_bounds;
 	u32 i = 0;
@@ -22,7 +23,7 @@ static __always_inline u32 duration_bucket(u64 v)
 	return i;
 }
 
-static __always_inline u32 size_bucket(u64 v)
+__weak __noinline u32 size_bucket(u64 v)
 {
 	const volatile u64 *bounds = settings.size_bounds;
 	u32 i = 0, last;

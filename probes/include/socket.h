@@ -37,9 +37,16 @@ static __always_inline u32 sent_seq(u64 sk)
 	return BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
 }
 
+/* Behind the last byte read. A read that meets the peer's FIN counts it too: one number more, not a byte. */
 static __always_inline u32 received_seq(u64 sk)
 {
-	return BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
+	struct tcp_sock *tp = (void *)sk;
+	u32 seq = BPF_CORE_READ(tp, copied_seq);
+	u8 state = BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state);
+
+	if (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
+		return seq;
+	return seq == BPF_CORE_READ(tp, rcv_nxt) ? seq - 1 : seq;
 }
 
 /* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */

@@ -35,6 +35,7 @@ enum mode {
 	MODE_NEXT,  /* find out what comes */
 	MODE_FILL,  /* read a stretch of a head */
 	MODE_LINES, /* take its lines */
+	MODE_LEAVING, /* end what is outstanding */
 };
 
 enum kind {
@@ -204,6 +205,8 @@ struct scratch {
 	u32 want;    /* how many */
 	u32 before;  /* bytes in win before the last read */
 	u32 mode;
+	u32 leaving_to; /* kind */
+	u32 pad;
 	u32 head_seq; /* TCP sequence number of the head's first byte */
 	struct route route;
 	struct held held;

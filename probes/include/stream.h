@@ -38,6 +38,14 @@ static __always_inline void drop_carry(struct conn *c, u32 half)
 	bpf_map_delete_elem(&carry, &key);
 }
 
+static __always_inline void drop_carries(struct conn *c)
+{
+	if (c->half[0].carried)
+		drop_carry(c, 0);
+	if (c->half[1].carried)
+		drop_carry(c, 1);
+}
+
 struct ending {
 	struct conn *c;
 	u64 now;
@@ -64,21 +72,38 @@ __weak __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
 	if (c->response_begun)
 		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
 	bpf_loop(MAX_TURNS, finish_one, &e, 0);
-	if (c->half[0].carried)
-		drop_carry(c, 0);
-	if (c->half[1].carried)
-		drop_carry(c, 1);
+	drop_carries(c);
 	return 0;
 }
 
-/* The stream can't be followed any more: what is outstanding is said to be unreadable, and a request is looked for. */
-static __always_inline void lose_track(struct scratch *s, struct conn *c, u32 reason)
+/* The stream can't be followed any more, or has left HTTP: `turn` ends what is outstanding as unreadable, then the
+ * connection is of `kind`. */
+static __always_inline long leave(struct scratch *s, struct conn *c, u32 kind)
+{
+	if (c->response_begun)
+		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
+	s->mode = MODE_LEAVING;
+	s->leaving_to = kind;
+	return 0;
+}
+
+static __always_inline long lose_track(struct scratch *s, struct conn *c, u32 reason)
 {
 	if (reason)
 		count_loss(s->op.svc, reason);
-	finish_all(c, OUTCOME_UNREADABLE, s->op.now);
-	c->kind = KIND_SEEK;
+	return leave(s, c, KIND_SEEK);
+}
+
+static __always_inline long go_on_leaving(struct scratch *s, struct conn *c)
+{
+	if (c->begun != c->answered) {
+		finish_exchange(c, OUTCOME_UNREADABLE, s->op.now);
+		return 0;
+	}
+	drop_carries(c);
+	c->kind = s->leaving_to;
 	c->last_way = s->op.way + 1;
+	return 1;
 }
 
 static __always_inline void end_response(struct scratch *s, struct conn *c)
@@ -145,8 +170,7 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	if (status == 101 || (r && r->is_connect && status < 300)) {
 		c->upgrade = 1;
 		start_body(s, c, h, PHASE_BODY, 0);
-		finish_all(c, OUTCOME_UNREADABLE, s->op.now);
-		c->kind = KIND_OTHER;
+		leave(s, c, KIND_OTHER);
 	} else if (status == 204 || status == 304 || (r && r->is_head)) {
 		start_body(s, c, h, PHASE_BODY, 0);
 	} else if (s->head.chunked) {
@@ -218,10 +242,8 @@ static __always_inline long start_head(struct scratch *s, struct conn *c, struct
 		h->begin_ns = s->op.now;
 		s->head_seq = s->op.seq + s->off;
 	}
-	if (!resume_head(s, c, h)) {
-		lose_track(s, c, LOSS_UNREADABLE);
-		return 1;
-	}
+	if (!resume_head(s, c, h))
+		return lose_track(s, c, LOSS_UNREADABLE);
 	s->mode = MODE_FILL;
 	return 0;
 }
@@ -233,8 +255,7 @@ static __always_inline long refuse_head(struct scratch *s, struct conn *c, u32 r
 		reason = reason == LOSS_MALFORMED ? 0 : reason;
 		c->misses += 4;
 	}
-	lose_track(s, c, reason);
-	return 1;
+	return lose_track(s, c, reason);
 }
 
 /* The next stretch of a head: read behind what is there. */
@@ -245,9 +266,7 @@ static __always_inline long fill(struct scratch *s, struct conn *c, struct half 
 
 	if (!left) { /* the head goes on in another call */
 		h->next = s->op.pos + s->off;
-		if (save_head(s, c, h))
-			lose_track(s, c, LOSS_CONNECTIONS_FULL);
-		return 1;
+		return save_head(s, c, h) ? lose_track(s, c, LOSS_CONNECTIONS_FULL) : 1;
 	}
 	if (n > WINDOW_READ || had > CARRY_MAX || read_bytes(s, s->off, had, n))
 		return refuse_head(s, c, LOSS_UNREADABLE);
@@ -279,7 +298,7 @@ static __always_inline long end_lines(struct scratch *s, struct conn *c, struct 
 		on_response(s, c, h);
 	else
 		on_request(s, c, h);
-	return c->kind != KIND_HTTP;
+	return 0;
 }
 
 /* One byte of a chunk's size line (RFC 9112, 7.1): hex digits, then anything up to LF. True: the line is over. */
@@ -362,17 +381,11 @@ static __always_inline long next_thing(struct scratch *s, struct conn *c, struct
 	}
 	if (end <= h->next)
 		return 1;
-	if (h->next < s->op.pos || s->op.buf.kind == BUF_NONE) { /* what begins here has passed unseen */
-		lose_track(s, c, LOSS_GAP);
-		return 1;
-	}
+	if (h->next < s->op.pos || s->op.buf.kind == BUF_NONE) /* what begins here has passed unseen */
+		return lose_track(s, c, LOSS_GAP);
 	if (h->phase == PHASE_HEAD)
 		return start_head(s, c, h);
-	if (step_chunk(s, c)) {
-		lose_track(s, c, LOSS_UNREADABLE);
-		return 1;
-	}
-	return 0;
+	return step_chunk(s, c) ? lose_track(s, c, LOSS_UNREADABLE) : 0;
 }
 
 static long turn(u32 i, struct turning *t)
@@ -386,6 +399,8 @@ static long turn(u32 i, struct turning *t)
 		return next_thing(s, c, h);
 	case MODE_FILL:
 		return fill(s, c, h);
+	case MODE_LEAVING:
+		return go_on_leaving(s, c);
 	default:
 		return find_line(s) ? end_lines(s, c, h) : 0;
 	}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoded spans are put into requests, none larger than a receiver takes.
+
+In: runs of encoded spans by resource. Out: ExportTraceServiceRequests. The rule this file protects: a request is
+closed before it would pass its limits, and no span is in two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from exporters import template as t
+from instrumenter.model import I64, U8
+
+_NESTING = 24  # most bytes of the tags and lengths of ResourceSpans and ScopeSpans
+
+
+class Run(NamedTuple):
+    """Spans of one resource as fields ScopeSpans.spans, back to back; `ends` are where each ends."""
+
+    resource: int
+    data: U8
+    ends: I64
+
+
+class Envelope(NamedTuple):
+    """What is around the spans of a resource, as fields of their messages."""
+
+    resources: Sequence[bytes]  # ResourceSpans.resource, by number
+    scope: bytes  # ScopeSpans.scope
+    schema: bytes  # ScopeSpans.schema_url
+
+    def around(self, resource: int, spans: list[bytes]) -> bytes:
+        """One field ExportTraceServiceRequest.resource_spans."""
+        body = b"".join([self.scope, *spans, self.schema])
+        scope_spans = t.message(t.RESOURCE_SPANS_SCOPE_SPANS, body)
+        return t.message(t.REQUEST_RESOURCE_SPANS, self.resources[resource] + scope_spans)
+
+    def size(self, resource: int) -> int:
+        """At least the bytes that `around` adds to the spans."""
+        return _NESTING + len(self.resources[resource]) + len(self.scope) + len(self.schema)
+
+
+class Filler:
+    """Fills one request after the other."""
+
+    def __init__(self, envelope: Envelope, max_bytes: int, max_spans: int) -> None:
+        self._envelope = envelope
+        self._max_bytes = max_bytes
+        self._max_spans = max_spans
+        self._done: list[tuple[bytes, int]] = []
+        self._groups: dict[int, list[bytes]] = {}  # of the request being filled: resource -> spans
+        self._used = 0
+        self._spans = 0
+
+    def add(self, run: Run) -> None:
+        begin = 0
+        while begin < len(run.ends):
+            offset = int(run.ends[begin - 1]) if begin else 0
+            new_group = 0 if run.resource in self._groups else self._envelope.size(run.resource)
+            room = self._max_bytes - self._used - new_group
+            fits = int(np.searchsorted(run.ends, offset + room, side="right")) - begin
+            fits = min(fits, self._max_spans - self._spans)
+            if fits <= 0 and self._spans:
+                self._close()
+                continue
+            fits = max(fits, 1)  # a span larger than any request is alone in its own
+            end = int(run.ends[begin + fits - 1])
+            self._groups.setdefault(run.resource, []).append(run.data[offset:end].tobytes())
+            self._used += new_group + end - offset
+            self._spans += fits
+            begin += fits
+
+    def finish(self) -> list[tuple[bytes, int]]:
+        """All requests: (ExportTraceServiceRequest, spans in it)."""
+        if self._spans:
+            self._close()
+        return self._done
+
+    def _close(self) -> None:
+        request = b"".join([self._envelope.around(resource, spans) for resource, spans in self._groups.items()])
+        self._done.append((request, self._spans))
+        self._groups, self._used, self._spans = {}, 0, 0

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probes in the kernel: chosen, loaded, attached, and their maps.
+
+In: the fixed settings and the maps' sizes. Out: a `Program`: rings to read, maps to read and write. The one rule: what
+the kernel refuses is known by name and reason and costs the agent no more than it must; and nothing stays behind, since
+every program, map and link hangs on a descriptor of this process and none is pinned.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrumenter.bpf.abi import LOSS_KEY, PROCESS, RED, RED_KEY, SETTINGS
+from instrumenter.bpf.choose import HOOKS, REQUIRED, Choice, Trial, choose
+from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, object_path
+from instrumenter.bpf.maps import Map
+from instrumenter.bpf.objfile import BpfObject
+from instrumenter.bpf.ring import Atomics, Pages
+from instrumenter.errors import CannotStart
+from instrumenter.source import RingSource
+
+PORTS = 65_536
+_U32, _U64 = np.dtype("<u4"), np.dtype("<u8")
+_PROG_INFO_U64 = 32  # struct bpf_prog_info; the kernel fills what it knows of it
+_RUN_TIME_NS, _RUN_CNT, _MISSED = 24, 25, 26  # places of its u64 run_time_ns, run_cnt, recursion_misses
+_STATS_RUN_TIME = 0  # enum bpf_stats_type
+_ENTRIES = ("fentry_", "kprobe_", "tp_sys_enter")
+
+
+@dataclass(frozen=True, slots=True)
+class MapSizes:
+    """max_entries by map; of the three rings, bytes, each rounded up to a power of 2 that is whole pages."""
+
+    exchanges: int = 4 << 20
+    long_exchanges: int = 1 << 20
+    events: int = 256 << 10
+    procs: int = 32_768
+    conns: int = 65_536
+    pending: int = 16_384
+    carry: int = 1_024
+    long_texts: int = 4_096
+    red: int = 4_096
+    service_keys: int = 4_096
+    losses: int = 8_192
+
+
+class Stats(NamedTuple):
+    """Of one program since its load. Runs are counted only after `enable_stats` or with kernel.bpf_stats_enabled=1."""
+
+    run_cnt: int
+    run_time_ns: int
+    missed: int  # runs the kernel left out because the program was already running on that CPU
+
+
+class Program:
+    """The loaded probes. `load` makes it; `close` takes everything out of the kernel. Safe to read from several threads.
+
+    modes: hook -> "fentry", "kprobe" or "tracepoint". refused: (program, reason), of all that the kernel would not take.
+    """
+
+    def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
+        self._lib, self._object, self._choice = lib, loaded, choice
+        self.modes, self.refused = dict(choice.modes), list(choice.refused)
+        self._links: list[int] = []
+        self._stats_fd = -1
+        self._ports = np.zeros(PORTS // 64, _U64)
+        self._hint = 0
+        self._procs = self._map("procs", _U32, PROCESS)
+        self._red = self._map("red", RED_KEY, RED)
+        self._losses = self._map("losses", LOSS_KEY, _U64)
+        self._port_words = self._map("ports", _U32, _U64)
+        self._service_keys = self._map("service_keys", _U32, _U32)
+
+    def _map(self, name: str, key: np.dtype[Any], value: np.dtype[Any]) -> Map:
+        return Map(self._lib, self._object.map(name), name, key, value)
+
+    @classmethod
+    def load(
+        cls, settings: NDArray[np.void] | np.void, sizes: MapSizes, attach: str | None, path: Path | None = None
+    ) -> Program:
+        """Loads, hook by hook, the best probes that this kernel accepts. Nothing runs before `attach`.
+
+        settings: one record of dtype abi.SETTINGS. attach: one of choose.MODES forces it; None: the best. path: the
+        object, if not the one built for this machine. Raises CannotStart with the remedy.
+        """
+        constants = np.asarray(settings, SETTINGS).tobytes()
+        lib, path = library(), path or object_path()
+        opened = BpfObject(lib, path)
+        sections = opened.sections()
+        opened.close()
+        trial = Trial(lib, sections)
+        refused: dict[str, str] = {}
+        try:
+            trial.allowed()
+            while True:
+                choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
+                loaded, failed = _load(lib, path, choice, sizes, constants)
+                if loaded:
+                    return cls(lib, loaded, choice)
+                refused.update(failed)
+        except BpfError as error:
+            raise cannot_start(error) from error
+        finally:
+            trial.close()
+
+    def attach(self) -> None:
+        """Attaches all that was loaded: returns before entries, so that no call is seen half. Raises CannotStart if a
+        program that the agent cannot do without is refused; another one goes to `refused`."""
+        needed = REQUIRED | {
+            p for h in HOOKS if h.required and h.name in self.modes for p in h.ways[self.modes[h.name]]
+        }
+        for program in sorted(self._choice.programs, key=lambda p: (p.startswith(_ENTRIES), p)):
+            try:
+                self._links.append(self._object.attach(program))
+            except BpfError as error:
+                if program in needed:
+                    self.close()
+                    modes = ", ".join(sorted({*self.modes.values()}))
+                    raise CannotStart(f"{error}; try another --attach than {modes}") from error
+                self.refused.append((program, error.reason))
+
+    def detach(self) -> None:
+        """From now on nothing is recorded; what is in the rings and maps can still be read."""
+        while self._links:
+            self._lib.c.bpf_link__destroy(self._links.pop())
+
+    def source(self) -> RingSource:
+        """The rings' only reader; to be closed before this."""
+        atomics, pages, fds = Atomics(), [], []
+        for name in ("exchanges", "long_exchanges", "events"):
+            at = self._object.map(name)
+            fd = self._lib.call(f"ring {name}", self._lib.c.bpf_map__fd(at))
+            try:
+                pages.append(Pages.of_map(fd, self._lib.c.bpf_map__max_entries(at), atomics))
+            except OSError as error:
+                raise CannotStart(f"cannot map the ring {name}: {error.strerror}; lower the rings' sizes") from error
+            fds.append(fd)
+        return RingSource(*pages, event_fd=fds[-1])
+
+    def processes(self) -> dict[int, tuple[int, int]]:
+        """tgid -> (svc, verdict)"""
+        keys, values = self._procs.read()
+        return dict(zip(keys.tolist(), values.tolist(), strict=True))
+
+    def set_process(self, tgid: int, svc: int, verdict: int) -> None:
+        """Raises BpfError if the map is full."""
+        self._procs.update(tgid, (svc, verdict))
+
+    def delete_process(self, tgid: int) -> bool:
+        """Whether it was there. Only for a process that was gone before `attach`: the kernel deletes the others."""
+        return self._procs.delete(tgid)
+
+    def set_ports(self, ports: Iterable[int]) -> None:
+        """Whoever begins to listen on one of these ports is watched from then on; replaces the ports set before."""
+        bits = np.zeros(PORTS, np.uint8)
+        bits[list(ports)] = 1
+        words = np.packbits(bits, bitorder="little").view(_U64)
+        for word in np.flatnonzero(words != self._ports):
+            self._port_words.update(word, words[word])
+        self._ports = words
+
+    def read_red(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """All counts: keys (n,) of dtype abi.RED_KEY, values (n, possible CPUs) of abi.RED. See `red_chunks`."""
+        keys, values = self._red.read(self._hint)
+        self._hint = len(keys) + len(keys) // 8 + 64
+        return keys, values
+
+    def red_chunks(self) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
+        """As `read_red`, about 1 MB at a time, for machines where CPUs times keys are much memory."""
+        return self._red.chunks()
+
+    def delete_red(self, keys: NDArray[np.void]) -> NDArray[np.void]:
+        """Deletes keys of services that are gone, all of each service; returns their counts at that moment, (n, CPUs),
+        which may be newer than those read before. Their places are free again for other keys."""
+        values = self._red.take(keys)
+        services = np.unique(keys["svc"])
+        freed = int(self._service_keys.take(services).sum())
+        total = self._service_keys.lookup(0)
+        if total is not None and freed:
+            # Not atomic with the kernel's own additions: a bound that gives way by one or two, no count.
+            self._service_keys.update(0, max(0, int(total) - freed))
+        return values
+
+    def read_losses(self) -> dict[tuple[int, int], int]:
+        """(svc, abi.Loss) -> how many since the load. svc 0: no service known."""
+        keys, values = self._losses.read()
+        return {(int(k["svc"]), int(k["reason"])): int(v) for k, v in zip(keys, values, strict=True)}
+
+    def enable_stats(self) -> bool:
+        """Lets the kernel count runs and time of all BPF programs until `close`; False if it refuses."""
+        if self._stats_fd < 0:
+            self._stats_fd = self._lib.c.bpf_enable_stats(_STATS_RUN_TIME)
+        return self._stats_fd >= 0
+
+    def stats(self) -> dict[str, Stats]:
+        """By program."""
+        found = {}
+        for name, fd in self._object.descriptors():
+            info = np.zeros(_PROG_INFO_U64, _U64)
+            size = ctypes.c_uint32(info.nbytes)
+            self._lib.call("reading statistics", self._lib.c.bpf_obj_get_info_by_fd(fd, info.ctypes.data, size))
+            found[name] = Stats(int(info[_RUN_CNT]), int(info[_RUN_TIME_NS]), int(info[_MISSED]))
+        return found
+
+    def close(self) -> None:
+        """Detaches and unloads. May be called again; nothing else may be called after."""
+        self.detach()
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+        self._object.close()
+
+
+def _load(
+    lib: Libbpf, path: Path, choice: Choice, sizes: MapSizes, constants: bytes
+) -> tuple[BpfObject | None, list[tuple[str, str]]]:
+    """(the loaded object, []) or (None, [(program, reason)]). Raises BpfError or CannotStart."""
+    opened = BpfObject(lib, path)
+    try:
+        opened.select(choice.programs)
+        opened.resize(asdict(sizes))
+        opened.write_constant("settings", constants)
+        failed = opened.load()
+    except BaseException:
+        opened.close()
+        raise
+    if failed is None:
+        return opened, []
+    opened.close()
+    if failed[0] not in choice.programs:
+        raise CannotStart(f"the probes cannot be loaded: {failed[0]}: {failed[1]}")
+    return None, [failed]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process owes to who started it: signals, readiness, and what it lacks to run at all.
+
+In: signals, the environment. Out: `Stop.requested`, lines to systemd. The rule: the first SIGTERM or SIGINT asks, the
+second one ends the process at once (the kernel then detaches every probe, since nothing is pinned).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from instrumenter.errors import CannotStart
+
+
+class Stop:
+    """Whether the agent was asked to end. Installs the handlers; only from the main thread."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+
+
+def notify(state: str, environ: Mapping[str, str] | None = None) -> None:
+    """sd_notify(3): tell the service manager, if there is one, such as "READY=1". Never fails."""
+    path = (os.environ if environ is None else environ).get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.sendto(state.encode(), address)
+
+
+def seconds_since_exec(stat: Path = Path("/proc/self/stat")) -> float:
+    """Seconds since this process was started, interpreter included (proc(5): field 22, ticks since boot)."""
+    fields = stat.read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def require_rights() -> None:
+    """Raises CannotStart with the remedy if this process may not load probes."""
+    from instrumenter.doctor import Machine, capabilities
+
+    check = capabilities(Machine())
+    if check.state == "missing":
+        raise CannotStart(f"no rights to load probes: {check.found}; {check.remedy}")
