@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from exporters import template as t
 from exporters.envelope import Envelope, Filler, Run
-from exporters.page import Packed, Page, fixed64
+from exporters.page import Packed, Page, Scratch, fixed64
 from instrumenter.model import KIND_SERVER, Spans, Text
 
 SCOPE: Final = "stingless"
 MAX_BYTES: Final = 3_500_000  # gRPC receivers refuse more than 4 MiB unless told otherwise
 MAX_SPANS: Final = 8192
-_PAGE_BYTES: Final = 1 << 20  # a page and its mask stay in the cache
+_PAGE_BYTES: Final = 1 << 21  # large enough to make the cost of each NumPy call small, small beside the agent
 _SMALLEST_LIMIT: Final = 65_536
 _FIXED_PART: Final = 512  # a guess at a span's bytes beside its texts, for the size of a page
 
@@ -45,6 +45,7 @@ class SpanEncoder:
         self._schema = t.message(t.SCOPE_SPANS_SCHEMA_URL, t.text(schema_url)) if schema_url else b""
         self._fragments = t.Remembered(t.fragments, 8192)
         self._resources = t.Remembered(t.resource_field, 1024)
+        self._scratch = Scratch()
 
     def encode(self, spans: Spans) -> list[tuple[bytes, int]]:
         """Requests that together hold all spans, grouped by resource: (ExportTraceServiceRequest, spans in it)."""
@@ -68,7 +69,7 @@ class SpanEncoder:
             # A slice shares memory with the batch, an array of rows copies.
             rows = slice(start, start + step) if sorted_already else order[start : start + step]
             part = spans.take(rows)
-            yield from _split(part.resource, _encode(part, tables, server[rows]))
+            yield from _split(part.resource, _encode(part, tables, server[rows], self._scratch))
 
 
 def _page_rows(spans: Spans) -> int:
@@ -76,7 +77,7 @@ def _page_rows(spans: Spans) -> int:
     return max(64, min(4096, _PAGE_BYTES // (_FIXED_PART + widths)))
 
 
-def _encode(spans: Spans, tables: list[t.Table], server: NDArray[np.bool_]) -> Packed:
+def _encode(spans: Spans, tables: list[t.Table], server: NDArray[np.bool_], scratch: Scratch) -> Packed:
     """Spans as fields ScopeSpans.spans, in their order. tables: of the shapes' heads, attributes and tails."""
     page = Page(len(spans))
     head, constant, tail = tables
@@ -108,7 +109,7 @@ def _encode(spans: Spans, tables: list[t.Table], server: NDArray[np.bool_]) -> P
     remote = np.where(parent & server, t.FLAGS_HAS_IS_REMOTE | t.FLAGS_IS_REMOTE, t.FLAGS_HAS_IS_REMOTE)
     flags = spans.flags | remote
     page.block(flags.astype("<u4").view(np.uint8).reshape(-1, 4))
-    return page.pack(t.SCOPE_SPANS_SPANS)
+    return page.pack(t.SCOPE_SPANS_SPANS, scratch)
 
 
 def _shared(page: Page, fragments: t.Table, shape: NDArray[np.int32]) -> None:

@@ -33,11 +33,13 @@ class Envelope(NamedTuple):
     scope: bytes  # ScopeSpans.scope
     schema: bytes  # ScopeSpans.schema_url
 
-    def around(self, resource: int, spans: list[bytes]) -> bytes:
-        """One field ExportTraceServiceRequest.resource_spans."""
-        body = b"".join([self.scope, *spans, self.schema])
-        scope_spans = t.message(t.RESOURCE_SPANS_SCOPE_SPANS, body)
-        return t.message(t.REQUEST_RESOURCE_SPANS, self.resources[resource] + scope_spans)
+    def around(self, resource: int, spans: list[memoryview]) -> list[bytes | memoryview]:
+        """The pieces of one field ExportTraceServiceRequest.resource_spans."""
+        inner = len(self.scope) + sum(map(len, spans)) + len(self.schema)
+        scope_spans = t.tag(t.RESOURCE_SPANS_SCOPE_SPANS, t.LENGTH) + t.varint(inner)
+        outer = len(self.resources[resource]) + len(scope_spans) + inner
+        front = t.tag(t.REQUEST_RESOURCE_SPANS, t.LENGTH) + t.varint(outer)
+        return [front, self.resources[resource], scope_spans, self.scope, *spans, self.schema]
 
     def size(self, resource: int) -> int:
         """At least the bytes that `around` adds to the spans."""
@@ -52,7 +54,7 @@ class Filler:
         self._max_bytes = max_bytes
         self._max_spans = max_spans
         self._done: list[tuple[bytes, int]] = []
-        self._groups: dict[int, list[bytes]] = {}  # of the request being filled: resource -> spans
+        self._groups: dict[int, list[memoryview]] = {}  # of the request being filled: resource -> spans
         self._used = 0
         self._spans = 0
 
@@ -69,7 +71,7 @@ class Filler:
                 continue
             fits = max(fits, 1)  # a span larger than any request is alone in its own
             end = int(run.ends[begin + fits - 1])
-            self._groups.setdefault(run.resource, []).append(run.data[offset:end].tobytes())
+            self._groups.setdefault(run.resource, []).append(run.data[offset:end].data)
             self._used += new_group + end - offset
             self._spans += fits
             begin += fits
@@ -81,6 +83,8 @@ class Filler:
         return self._done
 
     def _close(self) -> None:
-        request = b"".join([self._envelope.around(resource, spans) for resource, spans in self._groups.items()])
-        self._done.append((request, self._spans))
+        pieces: list[bytes | memoryview] = []
+        for resource, spans in self._groups.items():
+            pieces += self._envelope.around(resource, spans)
+        self._done.append((b"".join(pieces), self._spans))
         self._groups, self._used, self._spans = {}, 0, 0

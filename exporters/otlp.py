@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from exporters.otlp_metrics import OtlpMetricExporter
 from exporters.otlp_options import BatchOptions, OtlpOptions, batch_options, otlp_options
 from exporters.otlp_retry import RetryPolicy, Sender
-from exporters.otlp_transport import Reply, Transport, open_transport
+from exporters.otlp_transport import SCHEMA_URL, Reply, Transport, agent_version, open_transport
 from exporters.queue import SpanWorker, Tally, merge_tallies, split_tally
 from instrumenter.model import Spans
 from instrumenter.telemetry import Counters, tally
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 class OtlpSpanExporter:
     """model.SpanExporter over OTLP. Connects, and imports what the connection needs, with the first batch.
 
-    encoder: None means SpanEncoder(max_bytes=MAX_REQUEST_BYTES). name: the counters' `exporter` label.
+    encoder: None means exporters.encode.SpanEncoder. name: the counters' `exporter` label.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class OtlpSpanExporter:
         self._transport: Transport | None = None
         self._sender: Sender | None = None
         self._broken = False
+        self._span_bytes = 300.0  # of one encoded span; each batch corrects it
         self._worker = SpanWorker(name, counters, self._batch, self._handle, self._disconnect)
 
     def export_spans(self, spans: Spans) -> None:
@@ -105,7 +106,9 @@ class OtlpSpanExporter:
         if self._encoder is None:
             from exporters.encode import SpanEncoder
 
-            self._encoder = SpanEncoder(max_bytes=MAX_REQUEST_BYTES)
+            self._encoder = SpanEncoder(
+                MAX_REQUEST_BYTES, self._batch.max_batch_spans, scope_version=agent_version(), schema_url=SCHEMA_URL
+            )
         limit = self._batch.export_timeout_s
         shutdown = self._worker.shutdown
         self._sender = Sender(
@@ -140,7 +143,13 @@ class OtlpSpanExporter:
             yield _join(held)
 
     def _pieces(self, spans: Spans) -> Iterator[Piece]:
-        """Encode; what does not fit one request is halved until it does, so that each piece's services are known."""
+        """Encode so that each piece fits a request: as many rows at a time as the last ones say will fit."""
+        rows = max(1, int(0.8 * MAX_REQUEST_BYTES / self._span_bytes))
+        for begin in range(0, len(spans), rows):
+            yield from self._piece(spans if rows >= len(spans) else spans.take(slice(begin, begin + rows)))
+
+    def _piece(self, spans: Spans) -> Iterator[Piece]:
+        """What takes several requests after all is halved until it does not, so that each one's services are known."""
         assert self._encoder is not None
         try:
             encoded = self._encoder.encode(spans)
@@ -148,12 +157,13 @@ class OtlpSpanExporter:
             log.exception("%d spans could not be encoded and are dropped", len(spans))
             self._worker.ledger.settle("spans.dropped.export_failed", tally(spans))
             return
+        self._span_bytes = max(1.0, sum(len(body) for body, _ in encoded) / len(spans))
         if len(encoded) == 1 and encoded[0][1] == len(spans):
             yield Piece(encoded[0][0], tally(spans), len(spans))
         elif len(spans) > 1:
             middle = len(spans) // 2
-            yield from self._pieces(spans.take(slice(middle)))
-            yield from self._pieces(spans.take(slice(middle, None)))
+            yield from self._piece(spans.take(slice(middle)))
+            yield from self._piece(spans.take(slice(middle, None)))
         else:
             self._worker.ledger.settle("spans.dropped.too_large", tally(spans))
 

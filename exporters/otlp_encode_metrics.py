@@ -15,6 +15,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
 from exporters.otlp_delta import Point
+from exporters.otlp_transport import SCHEMA_URL
 from instrumenter.model import (
     Attributes,
     Exemplar,
@@ -26,7 +27,6 @@ from instrumenter.model import (
     Value,
 )
 
-SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 SCOPE: Final = "stingless"
 _OVERHEAD: Final = 16  # bytes of tags and lengths around a point, at most
 

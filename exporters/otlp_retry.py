@@ -112,7 +112,8 @@ class Sender:
     def send(self, body: bytes) -> Reply:
         """Try until delivered or refused. A last verdict of "retry" means: given up."""
         prepared = self._transport.prepare(body)
-        self._shutdown.pause(self._not_before - time.monotonic())
+        if not self._shutdown.pause(self._not_before - time.monotonic(), self._shutdown.draining.is_set()):
+            return Reply("retry", "closed")
         deadline = time.monotonic() + self._max_elapsed_s
         attempt = 0
         while True:
@@ -128,7 +129,7 @@ class Sender:
             wait_s = self._wait_s(reply, attempt)
             # A receiver that was away before the end began gets one more try, not all the time that is left.
             last = hurried and self.presence.since is not None and self.presence.since < self._shutdown.since
-            if last or time.monotonic() + wait_s > deadline or not self._shutdown.pause(wait_s):
+            if last or time.monotonic() + wait_s > deadline or not self._shutdown.pause(wait_s, hurried):
                 return reply
 
     def _answered(self, reply: Reply) -> None:

@@ -27,6 +27,7 @@ _RETRYABLE_GRPC: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
 _RETRYABLE_HTTP: Final = frozenset({429, 502, 503, 504})
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"  # of the conventions that names and metrics follow
 _MAX_REPLY: Final = 4 << 20  # bytes of an answer that are read
 
 

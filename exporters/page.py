@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.template import LENGTH, VARINT, tag, varint
+from exporters.template import ANY_INT, ANY_STRING, KEY_VALUE_VALUE, LENGTH, VARINT, tag
 from instrumenter.model import I64, U8, Text
 
 Bools = NDArray[np.bool_]
@@ -78,11 +78,12 @@ class Page:
         present = _some(value >= 0)
         if present is False:
             return
-        value = np.maximum(value, 0)
+        value = value if present is None else np.maximum(value, 0)
         size = varint_size(value)
-        self._attribute(number, key, 1 + size, present)
-        self.literal(tag(3, VARINT), present)
-        self.varint(value, present)
+        start = self._attribute_front(number, key, tag(ANY_INT, VARINT), len(key) + 3 + size, 1 + size)
+        self._show(start, present)
+        self._length += size if present is None else np.where(present, size, 0)
+        self._varint(value, size, present)
 
     def string(self, number: int, key: bytes, value: Text) -> None:
         """A repeated KeyValue field with a text; absent where the length is negative. key: as of `integer`."""
@@ -90,8 +91,21 @@ class Page:
         if present is False:
             return
         length = np.maximum(value.length, 0).astype(np.int64)
-        self._attribute(number, key, 1 + varint_size(length) + length, present)
-        self.text(1, Text(value.data, length.astype(np.int32)), present)
+        widest = int(length.max(initial=0))
+        data = value.data[:, :widest]
+        if len(key) + widest + 4 < 0x80:  # every length is one byte: one constant piece with three places to fill
+            front = tag(ANY_STRING, LENGTH) + b"\0"
+            start = self._attribute_front(number, key, front, len(key) + 4 + length, 2 + length)
+            self._write(len(self._template) - 1, length)
+            self._show(start, present)
+            self.ragged(data, length)
+            return
+        inner = 1 + varint_size(length) + length
+        self.literal(tag(number, LENGTH), present)
+        self.varint(len(key) + 1 + varint_size(inner) + inner, present)
+        self.literal(key + tag(KEY_VALUE_VALUE, LENGTH), present)
+        self.varint(inner, present)
+        self.text(ANY_STRING, Text(data, length.astype(np.int32)), present)
 
     def text(self, number: int, value: Text, present: Bools | None = None) -> None:
         """A string or bytes field; present also where empty."""
@@ -100,21 +114,19 @@ class Page:
         self.varint(length, present)
         self.ragged(value.data[:, : int(length.max(initial=0))], length)
 
-    def _attribute(self, number: int, key: bytes, inner: I64, present: Bools | None) -> None:
-        """All of a KeyValue field up to the AnyValue's own fields, of which there are `inner` bytes."""
-        size = len(key) + 1 + varint_size(inner) + inner
-        widest = int(size.max(initial=0))
-        if widest < 0x80:  # both lengths are one byte: one constant piece with two places to fill
-            start = self._grow(tag(number, LENGTH) + b"\0" + key + tag(2, LENGTH) + b"\0")
-            place = start + len(tag(number, LENGTH))
-            self._writes.append((place, place + 1, size.astype(np.uint8)[:, None]))
-            self._writes.append((len(self._template) - 1, len(self._template), inner.astype(np.uint8)[:, None]))
-            self._show(start, present)
-            return
-        self.literal(tag(number, LENGTH), present)
-        self.varint(size, present)
-        self.literal(key + tag(2, LENGTH), present)
-        self.varint(inner, present)
+    def _attribute_front(self, number: int, key: bytes, front: bytes, outer: I64, inner: I64) -> int:
+        """A KeyValue field up to its value, if its own and its AnyValue's length are one byte each; where it starts.
+
+        front: the AnyValue's bytes before the value; outer, inner: lengths of KeyValue and AnyValue.
+        """
+        start = self._grow(tag(number, LENGTH) + b"\0" + key + tag(KEY_VALUE_VALUE, LENGTH) + b"\0" + front)
+        self._write(start + len(tag(number, LENGTH)), outer)
+        self._write(len(self._template) - len(front) - 1, inner)
+        return start
+
+    def _write(self, place: int, values: I64) -> None:
+        """One byte per row."""
+        self._writes.append((place, place + 1, values.astype(np.uint8)[:, None]))
 
     def _grow(self, data: bytes) -> int:
         start = len(self._template)
@@ -154,23 +166,37 @@ class Page:
             if there is not None:
                 self._masks.append((start + place, start + place + 1, np.asarray(there)[:, None]))
 
-    def pack(self, number: int) -> Packed:
+    def pack(self, number: int, scratch: Scratch) -> Packed:
         """All rows as fields `number` of whatever holds them."""
-        template, length, writes, masks = self._template, self._length, self._writes, self._masks
         front = Page(self._rows)
         front.literal(tag(number, LENGTH))
-        front.varint(length)
+        front.varint(self._length)
         shift = len(front._template)
-        width = shift + len(template)
-        matrix = np.empty((self._rows, width), np.uint8)
-        there = np.ones((self._rows, width), np.bool_)
-        matrix[:] = np.frombuffer(bytes(front._template + template), np.uint8)
-        for by, some_writes, some_masks in ((0, front._writes, front._masks), (shift, writes, masks)):
-            for start, end, data in some_writes:
+        template = np.frombuffer(bytes(front._template + self._template), np.uint8)
+        matrix, there = scratch.matrices(self._rows, len(template))
+        matrix[:] = template
+        there[:] = True
+        for by, page in ((0, front), (shift, self)):
+            for start, end, data in page._writes:
                 matrix[:, start + by : end + by] = data
-            for start, end, mask in some_masks:
+            for start, end, mask in page._masks:
                 there[:, start + by : end + by] = mask
-        return Packed(matrix[there], length + front._length)
+        return Packed(matrix[there], self._length + front._length)
+
+
+class Scratch:
+    """Memory for a page, used again by the next one: fresh memory costs more than what is done with it."""
+
+    def __init__(self) -> None:
+        self._bytes: U8 = np.empty(0, np.uint8)
+        self._there: Bools = np.empty(0, np.bool_)
+
+    def matrices(self, rows: int, width: int) -> tuple[U8, Bools]:
+        """Two matrices (rows, width) of any content, valid until the next call."""
+        size = rows * width
+        if len(self._bytes) < size:
+            self._bytes, self._there = np.empty(size, np.uint8), np.empty(size, np.bool_)
+        return self._bytes[:size].reshape(rows, width), self._there[:size].reshape(rows, width)
 
 
 def _some(present: Bools) -> Any:
@@ -182,6 +208,3 @@ def _some(present: Bools) -> Any:
 
 def fixed64(values: NDArray[np.uint64]) -> U8:
     return np.ascontiguousarray(values, dtype="<u8").view(np.uint8).reshape(-1, 8)
-
-
-__all__ = ["Packed", "Page", "fixed64", "varint", "varint_size"]

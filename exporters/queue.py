@@ -33,18 +33,23 @@ class Shutdown:
         self.draining: Final = threading.Event()
         self.over: Final = threading.Event()
         self.since = math.inf  # when draining began (monotonic)
+        self.deadline = math.inf  # when it is over (monotonic)
 
-    def begin(self) -> None:
+    def begin(self, timeout_s: float) -> None:
         """From now on: send what is left, do not wait for more."""
-        self.since = min(self.since, time.monotonic())
+        now = time.monotonic()
+        self.since = min(self.since, now)
+        self.deadline = now + timeout_s
         self.draining.set()
 
-    def pause(self, seconds: float) -> bool:
-        """Wait, but not past the beginning of draining, nor past the end. False: it is over."""
-        if not self.draining.is_set():
-            self.draining.wait(seconds)
-        else:
-            self.over.wait(seconds)
+    def pause(self, seconds: float, hurried: bool) -> bool:
+        """Wait, but not past the end, and unless `hurried` not past the beginning of draining. False: it is over.
+
+        hurried: what was tried before this wait was tried while draining already.
+        """
+        if hurried and time.monotonic() + seconds > self.deadline:
+            return False
+        (self.over if hurried else self.draining).wait(max(0.0, seconds))
         return not self.over.is_set()
 
 
@@ -228,7 +233,7 @@ class SpanWorker:
 
     def close(self, timeout_s: float, interrupt: Callable[[], None] = lambda: None) -> int:
         """Drain for at most timeout_s, `interrupt` what still runs, count what is left and return how many that was."""
-        self.shutdown.begin()
+        self.shutdown.begin(timeout_s)
         self._queue.close()
         self._thread.join(max(0.0, timeout_s))
         self.shutdown.over.set()
@@ -266,7 +271,7 @@ class SnapshotWorker:
 
     def close(self, timeout_s: float, interrupt: Callable[[], None] = lambda: None) -> None:
         """Handle what is left for at most timeout_s, then `interrupt` what still runs."""
-        self.shutdown.begin()
+        self.shutdown.begin(timeout_s)
         self._kicked.set()
         self._thread.join(max(0.0, timeout_s))
         self.shutdown.over.set()

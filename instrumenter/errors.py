@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors by what the caller can do about them.
 
 `CannotStart` ends the program: one line, with the remedy. The others are caught where they are raised from,

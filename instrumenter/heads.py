@@ -44,10 +44,10 @@ class Heads(NamedTuple):
         """The heads as records have them; all lengths are 0 where a record claims more text than there is."""
         part = {name: x[name].astype(np.int64) for name in _PARTS}
         reach = [
-            part["text_len"], part["method_len"] + part["target_len"], part["host_off"] + part["host_len"],
+            part["method_len"] + part["target_len"], part["host_off"] + part["host_len"],
             part["agent_off"] + part["agent_len"], x["state_off"].astype(np.int64) + x["state_len"],
         ]  # fmt: skip
-        unfit = np.max(reach, axis=0) > text.shape[1]
+        unfit = (np.max(reach, axis=0) > part["text_len"]) | (part["text_len"] > text.shape[1])
         if unfit.any():
             part = {name: np.where(unfit, np.int64(0), column) for name, column in part.items()}
         return cls(text, *part.values())

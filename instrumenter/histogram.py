@@ -14,7 +14,7 @@ bytes): no integer lies between, so this too is exact. Values beyond the last bo
 bucket behind it, the only ones that may be too low.
 
 Scale 3 makes neighbouring boundaries differ by 2^(1/8): a quantile told as the value in the middle is off by at most
-(2^(1/8) - 1) / (2^(1/8) + 1) = 4.33 %.
+(2^(1/8) - 1) / (2^(1/8) + 1) = 4.33 % (exporters/quantiles.py).
 """
 
 from __future__ import annotations
@@ -135,37 +135,3 @@ def explicit(
         Layout(explicit_bounds(durations_s), edges=tuple(map(float, durations_s))),
         Layout(explicit_bounds(sizes, 1, SIZE_BOUNDS), edges=tuple(map(float, sizes))),
     )
-
-
-def quantile(buckets: ExponentialBuckets | ExplicitBuckets, q: float) -> float:
-    """The q-quantile (0..1, nearest rank) in the metric's unit; NaN if nothing was counted.
-
-    Exponential: 2ab/(a+b) of the bucket (a, b], whose relative error is the same at both ends, the least possible.
-    Explicit: on the straight line through the bucket, as Prometheus does; the last bound stands for the overflow.
-    """
-    zero = buckets.zero_count if isinstance(buckets, ExponentialBuckets) else 0
-    total = zero + sum(buckets.counts)
-    if not total:
-        return math.nan
-    rank = max(1, math.ceil(q * total)) - zero
-    if isinstance(buckets, ExplicitBuckets):
-        return _explicit_quantile(buckets, rank)
-    if rank <= 0:
-        return buckets.zero_threshold / 2
-    step: float = 2.0**-buckets.scale
-    for i, n in enumerate(buckets.counts):
-        rank -= n
-        if rank <= 0:
-            low: float = 2.0 ** ((buckets.offset + i) * step)
-            high: float = 2.0 ** ((buckets.offset + i + 1) * step)
-            return 2 * low * high / (low + high)
-    raise AssertionError("rank is at most the total")
-
-
-def _explicit_quantile(buckets: ExplicitBuckets, rank: int) -> float:
-    for i, n in enumerate(buckets.counts[:-1]):
-        if rank <= n:
-            low = buckets.bounds[i - 1] if i else 0.0
-            return low + (buckets.bounds[i] - low) * rank / n
-        rank -= n
-    return buckets.bounds[-1]

@@ -44,7 +44,7 @@ class RedReader(Protocol):
         """Keys RED_KEY (n,) and values RED (n, cpus)."""
         ...
 
-    def delete_red(self, keys: NDArray[np.void]) -> None: ...
+    def delete_red(self, keys: NDArray[np.void]) -> object: ...
 
 
 class LabelSource(Protocol):
@@ -98,7 +98,7 @@ class RedCollector:
     """Reads, accumulates and names. `collect` may be called from several threads; each call sees all that came before.
 
     started_ns: when counting began (ns since the epoch); series already counted at the first read start there.
-    exited: service numbers whose last process ended; asked at each collection, kept for `grace_ns`, then forgotten.
+    exited: service numbers without processes now; asked at each collection. Who is among them for grace_ns is dropped.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class RedCollector:
         self._series_of: dict[int, _Series] = {}  # by row
         self._first_ns: dict[int, int] = {}  # by row: no count is older
         self._exited_ns: dict[int, int] = {}  # by svc
-        self._gone: dict[int, Seen] = {}  # by svc, of dropped rows
+        self._names: dict[int, str] = {}  # by svc, as long as it has rows
+        self._gone: dict[str, Seen] = {}  # by service, of dropped rows
         self._learned: set[int] = set()  # rows whose labels are final
         self._waiting = 0
 
@@ -148,19 +149,19 @@ class RedCollector:
             self._read_ns = now_ns
             return self._metrics(now_ns)
 
-    def totals(self) -> dict[int, Seen]:
-        """What was counted per service number up to the last `collect`, unselected and dropped ones included."""
+    def totals(self) -> dict[str, Seen]:
+        """What was counted up to the last `collect` by service.name, for ever; under "" what is of unselected ones."""
         with self._lock:
             totals = dict(self._gone)
             for row in self._table.rows().values():
                 self._add(totals, row)
             return totals
 
-    def _add(self, totals: dict[int, Seen], row: int) -> None:
-        svc = int(self._table.keys[row]["svc"])
-        before = totals.get(svc, Seen(0, 0))
+    def _add(self, totals: dict[str, Seen], row: int) -> None:
+        name = self._names.get(int(self._table.keys[row]["svc"]), "")
+        before = totals.get(name, Seen(0, 0))
         count, sampled_out = int(self._table.count[row]), int(self._table.sampled_out[row])
-        totals[svc] = Seen(before.count + count, before.sampled_out + sampled_out)
+        totals[name] = Seen(before.count + count, before.sampled_out + sampled_out)
 
     def _assign(self, final: bool) -> None:
         """Put every row into the series it belongs to by now: labels are learned and resources enriched over time."""
@@ -203,6 +204,7 @@ class RedCollector:
             resource = self._services.resource(svc)
             if resource is not None:
                 resource = self._resources.setdefault(resource, resource)
+                self._names[svc] = str(resource.get("service.name"))
             if svc not in self._resource_of or self._resource_of[svc] is not resource:
                 self._resource_of[svc] = resource
                 moved.add(svc)
@@ -234,8 +236,7 @@ class RedCollector:
 
     def _drop_exited(self, now_ns: int) -> None:
         """Forget services that ended more than grace_ns ago. Nothing counts under their numbers any more."""
-        for svc in self._exited():
-            self._exited_ns.setdefault(svc, now_ns)
+        self._exited_ns = {svc: self._exited_ns.get(svc, now_ns) for svc in self._exited()}
         due = {svc for svc, ended in self._exited_ns.items() if now_ns - ended >= self._grace_ns}
         if not due:
             return
@@ -251,7 +252,7 @@ class RedCollector:
             self._table.drop(rows)
         for svc in due:
             self._resource_of.pop(svc, None)
-            del self._exited_ns[svc]
+            self._counters.retire(svc, self._names.pop(svc, ""))
         used = {id(resource) for resource in self._resource_of.values()}
         self._resources = {r: r for r in self._resources if id(r) in used}
 

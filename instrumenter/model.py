@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The types that stages hand to each other, and nothing else.
 
 `source` gives `Exchanges` and `Events` (the records of probes/include/abi.h as NumPy structured arrays);

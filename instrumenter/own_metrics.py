@@ -47,7 +47,7 @@ class OwnMetrics:
     resource: Resource
     counters: Counters
     name: Callable[[int], str]
-    totals: Callable[[], Mapping[int, Seen]] = dict
+    totals: Callable[[], Mapping[str, Seen]] = dict
     ring_fill: Callable[[], Mapping[str, float]] = dict
     watched: Callable[[], int] = int
     start_ns: int = field(default_factory=time.time_ns)
@@ -86,15 +86,15 @@ class OwnMetrics:
         return tuple(sorted((dict(MEANINGS[key.name].attributes) | labels).items()))
 
     def _kernel(self, now_ns: int) -> list[Metric]:
-        sums: dict[str, list[int]] = {}
-        for svc, counted in self.totals().items():
-            pair = sums.setdefault(self.name(svc), [0, 0])
-            pair[0] += counted.count
-            pair[1] += counted.sampled_out
+        totals = sorted(self.totals().items())
+        columns = {
+            "stingless.exchanges.seen": [(service, seen.count) for service, seen in totals],
+            "stingless.exchanges.sampled_out": [(service, seen.sampled_out) for service, seen in totals],
+        }
         out = []
-        for i, name in enumerate(("stingless.exchanges.seen", "stingless.exchanges.sampled_out")):
+        for name, column in columns.items():
             points = [
-                NumberPoint((("stingless.service", s),), self.start_ns, now_ns, v[i]) for s, v in sorted(sums.items())
+                NumberPoint((("stingless.service", s),) if s else (), self.start_ns, now_ns, v) for s, v in column
             ]
             out.append(self._metric(name, "{exchange}", _DESCRIPTIONS[name], "counter", points))
         return [m for m in out if m.points]

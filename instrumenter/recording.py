@@ -15,6 +15,7 @@ A reader skips kinds it does not know.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -98,6 +99,9 @@ class Recorder:
                 self._file.write(b"".join(parts))
                 self._file.flush()
             except OSError as error:
+                self._closed = True
+                with contextlib.suppress(OSError):  # it tries once more to write
+                    self._file.close()
                 raise StinglessError(
                     f"the recording {self._path} cannot be continued: {error.strerror}; what is there can be replayed"
                 ) from error
@@ -130,11 +134,18 @@ class FileSource:
         self.metadata: dict[str, Any] = {}
         try:
             self._file: BinaryIO = self._path.open("rb")
-            self._size = self._path.stat().st_size
-            self._check_header()
         except OSError as error:
             raise CannotStart(f"cannot read the recording {path}: {error.strerror}") from error
-        self._learn()
+        try:
+            self._size = self._path.stat().st_size
+            self._check_header()
+            self._learn()
+        except OSError as error:
+            self._file.close()
+            raise CannotStart(f"cannot read the recording {path}: {error.strerror}") from error
+        except CannotStart:
+            self._file.close()
+            raise
         if self.truncated:
             logging.getLogger(__name__).warning("the recording %s was cut short: replaying what is whole", self._path)
         self._polls = self._batches()

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -20,10 +20,14 @@ from instrumenter.errors import CannotStart
 
 
 class Stop:
-    """Whether the agent was asked to end. Installs the handlers; only from the main thread."""
+    """Whether the agent was asked to end. Installs the handlers; only from the main thread.
 
-    def __init__(self) -> None:
+    wake: called at the first signal, to end a wait; must be safe in a signal handler.
+    """
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self.requested = False
+        self.wake = wake
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
@@ -31,6 +35,7 @@ class Stop:
         if self.requested:
             os._exit(128 + number)
         self.requested = True
+        self.wake()
 
 
 def notify(state: str, environ: Mapping[str, str] | None = None) -> None:

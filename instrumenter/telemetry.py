@@ -160,6 +160,13 @@ class Counters:
                     key = Key("kernel.lost." + LOSS_NAMES[reason], svc, ())
                     self._values[key] = self._values.get(key, 0) + grown
 
+    def retire(self, svc: int, service: str) -> None:
+        """A service number is over: keep its counts under the service's name, so that numbers do not pile up."""
+        with self._lock:
+            for key in [key for key in self._values if key.svc == svc]:
+                kept = Key(key.name, 0, tuple(sorted((dict(key.labels) | {"service": service}).items())))
+                self._values[kept] = self._values.get(kept, 0) + self._values.pop(key)
+
     def value(self, name: str, svc: int | None = None, **labels: str) -> int:
         """Sum of all numbers under `name`, or only of those with this svc and with these labels."""
         if name not in SENTENCES:
@@ -190,7 +197,7 @@ def tally(spans: Spans) -> tuple[tuple[str, int], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the kernel counted for one service number since load: RED `count` and RED `sampled_out`."""
+    """What the kernel counted for one service since load: RED `count` and RED `sampled_out`."""
 
     count: int
     sampled_out: int
@@ -222,11 +229,12 @@ _LOST_EXCHANGES: Final = {"kernel.lost.ring_full": "ring_full"} | {
 }
 
 
-def reconcile(counters: Counters, seen: Mapping[int, Seen], name: Callable[[int], str]) -> list[Reconciled]:
+def reconcile(counters: Counters, seen: Mapping[str, Seen], name: Callable[[int], str]) -> list[Reconciled]:
     """The account of every service, at every exporter of spans: seen = exported + sampled out + lost.
 
-    seen: per svc, from `RedCollector.totals()`; name: svc -> service.name (`registry.name`). What happened before the
-    exporters (ring_full, unselected) counts against each of them. Totals are the sums over the rows of one exporter.
+    seen: by service.name, "" for the unselected, from `RedCollector.totals()`; name: svc -> service.name
+    (`registry.name`). What happened before the exporters (ring_full, unselected) counts against each of them. An
+    exchange that came up only to teach labels was sampled out. Totals are the sums over the rows of one exporter.
     """
     items = counters.items()
     exporters = sorted({e for k, _ in items for label, e in k.labels if label == "exporter"}) or [""]
@@ -236,15 +244,17 @@ def reconcile(counters: Counters, seen: Mapping[int, Seen], name: Callable[[int]
         account = accounts.setdefault(service, {})
         account[column] = account.get(column, 0) + amount
 
-    for svc, counted in seen.items():
-        book(name(svc), "seen", counted.count)
-        book(name(svc), "sampled_out", counted.sampled_out)
+    for service, counted in seen.items():
+        book(service, "seen", counted.count)
+        book(service, "sampled_out", counted.sampled_out)
     for key, amount in items:
         labels = dict(key.labels)
-        service = labels.get("service") or name(key.svc)
+        service = labels["service"] if "service" in labels else name(key.svc)
         at = "/" + labels["exporter"] if "exporter" in labels else ""
         if key.name == "kernel.lost.red_full":
             book(service, "seen", amount)
+        elif key.name == "exchanges.taught":
+            book(service, "sampled_out", amount)
         elif key.name in ("spans.exported", "spans.in_flight"):
             book(service, key.name + at, amount)
         elif key.name in _LOST_EXCHANGES:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from typing import Self
@@ -50,10 +51,8 @@ class Relay:
 
     def __exit__(self, *_: object) -> None:
         for open_socket in (self._server, *self._sockets):
-            try:
+            with contextlib.suppress(OSError):
                 open_socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in list(self._threads):
             thread.join(5)
         for open_socket in (self._server, *self._sockets):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The span exporter against a real receiver on loopback: what arrives, what is retried, and that every span is counted."""
+"""The span exporter and a real receiver on loopback: what arrives, what is retried, and that every span is counted."""
 
 from __future__ import annotations
 
@@ -305,18 +305,30 @@ def test_close_counts_what_is_left(
     ]
 
 
-def test_close_interrupts_a_wait(collector: Collector) -> None:
+def test_close_interrupts_a_wait(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
     """A long Retry-After does not delay the end: closing tries once more, at once."""
     collector.script(TRACES, Answer(status=503, retry_after="200"))
     counters = Counters()
     batch = BatchOptions(delay_s=0.0, export_timeout_s=300)
     exporter = exporter_to(options_for(collector.http_url), counters, batch)
     exporter.export_spans(make_spans(10))
-    assert collector.wait_attempts(1)
+    assert eventually(lambda: "cannot deliver" in caplog.text)
     begin = time.monotonic()
     exporter.close(30)
     assert time.monotonic() - begin < 5
     assert account(counters) == {"spans.exported": 10}
+
+
+def test_close_does_not_wait_for_what_comes_too_late(collector: Collector) -> None:
+    """Asked at the end to come back after the end, the exporter gives up at once."""
+    collector.script(TRACES, *[Answer(status=503, retry_after="200")] * 3)
+    counters = Counters()
+    exporter = exporter_to(options_for(collector.http_url), counters, BatchOptions(delay_s=100, export_timeout_s=300))
+    exporter.export_spans(make_spans(10))
+    begin = time.monotonic()
+    exporter.close(30)
+    assert time.monotonic() - begin < 5
+    assert account(counters) == {"spans.dropped.shutdown": 10}
 
 
 def test_small_batches_are_joined(collector: Collector) -> None:

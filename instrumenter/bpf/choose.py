@@ -157,23 +157,38 @@ class Trial:
     """Tries empty programs. `sections`: program -> its section in the object, such as `fexit/tcp_recvmsg`."""
 
     def __init__(self, lib: Libbpf, sections: Mapping[str, str]) -> None:
+        """Raises CannotStart: the kernel has no BTF."""
         self._lib, self._sections = lib, sections
+        self._answers: dict[str, str | None] = {}
+        self._btf = 0
+        self._kernel_btf()
+
+    def _kernel_btf(self) -> int:
         try:
-            self._btf = lib.pointer("reading the kernel's BTF", lib.c.btf__load_vmlinux_btf())
+            lib = self._lib
+            self._btf = self._btf or lib.pointer("reading the kernel's BTF", lib.c.btf__load_vmlinux_btf())
         except BpfError as error:
             raise CannotStart(
                 f"{error}: /sys/kernel/btf/vmlinux is needed; use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
             ) from error
+        return self._btf
 
     def close(self) -> None:
+        """Frees the kernel's BTF, about 10 MB; a later question reads it again."""
         self._lib.c.btf__free(self._btf)
+        self._btf = 0
 
     def has(self, name: str, kind: int = _FUNC) -> int:
         """The id of a function (or other kind) in the kernel's BTF, 0 if there is none."""
-        return max(0, int(self._lib.c.btf__find_by_name_kind(self._btf, name.encode(), kind)))
+        return max(0, int(self._lib.c.btf__find_by_name_kind(self._kernel_btf(), name.encode(), kind)))
 
     def accepts(self, program: str) -> str | None:
-        """As `choose` wants it. A kind of program that is not known here is taken at its word."""
+        """As `choose` wants it; asked of the kernel once. A kind of program not known here is taken at its word."""
+        if program not in self._answers:
+            self._answers[program] = self._ask(program)
+        return self._answers[program]
+
+    def _ask(self, program: str) -> str | None:
         kind, _, target = self._sections[program].partition("/")
         try:
             if kind in _TRACED:

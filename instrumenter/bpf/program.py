@@ -61,9 +61,9 @@ class Stats(NamedTuple):
 
 
 class Program:
-    """The loaded probes. `load` makes it; `close` takes everything out of the kernel. Safe to read from several threads.
+    """The loaded probes: made by `load`, taken out of the kernel by `close`. The maps may be read by several threads.
 
-    modes: hook -> "fentry", "kprobe" or "tracepoint". refused: (program, reason), of all that the kernel would not take.
+    modes: hook -> "fentry", "kprobe" or "tracepoint". refused: (program, reason) of all that the kernel did not take.
     """
 
     def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
@@ -102,6 +102,7 @@ class Program:
             trial.allowed()
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
+                trial.close()  # before libbpf reads the same BTF again: it would be the peak of the agent's memory
                 loaded, failed = _load(lib, path, choice, sizes, constants)
                 if loaded:
                     return cls(lib, loaded, choice)
@@ -112,11 +113,11 @@ class Program:
             trial.close()
 
     def attach(self) -> None:
-        """Attaches all that was loaded: returns before entries, so that no call is seen half. Raises CannotStart if a
-        program that the agent cannot do without is refused; another one goes to `refused`."""
-        needed = REQUIRED | {
-            p for h in HOOKS if h.required and h.name in self.modes for p in h.ways[self.modes[h.name]]
-        }
+        """Attaches all that was loaded: returns before entries, so that no call is seen half.
+
+        Raises CannotStart if a program that the agent cannot do without is refused; another one goes to `refused`.
+        """
+        needed = REQUIRED.union(*(h.ways[self.modes[h.name]] for h in HOOKS if h.required))
         for program in sorted(self._choice.programs, key=lambda p: (p.startswith(_ENTRIES), p)):
             try:
                 self._links.append(self._object.attach(program))
@@ -143,7 +144,8 @@ class Program:
             except OSError as error:
                 raise CannotStart(f"cannot map the ring {name}: {error.strerror}; lower the rings' sizes") from error
             fds.append(fd)
-        return RingSource(*pages, event_fd=fds[-1])
+        short, long, events = pages
+        return RingSource(short, long, events, fds[-1])
 
     def processes(self) -> dict[int, tuple[int, int]]:
         """tgid -> (svc, verdict)"""
@@ -178,8 +180,10 @@ class Program:
         return self._red.chunks()
 
     def delete_red(self, keys: NDArray[np.void]) -> NDArray[np.void]:
-        """Deletes keys of services that are gone, all of each service; returns their counts at that moment, (n, CPUs),
-        which may be newer than those read before. Their places are free again for other keys."""
+        """Deletes keys of services that are gone, all of each service; their places are free again for other keys.
+
+        Returns their counts at that moment, (n, CPUs), which may be newer than those read before.
+        """
         values = self._red.take(keys)
         services = np.unique(keys["svc"])
         freed = int(self._service_keys.take(services).sum())

@@ -19,8 +19,8 @@ KNOWN_AGENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "this agent": ("stingless",),
     "eBPF instrumentation": (
         "beyla", "obi", "ebpf-instrument", "opentelemetry-ebpf-*", "otel-ebpf-*", "ebpf-profiler", "parca-agent",
-        "pixie*", "vizier-*", "coroot", "coroot-node-agent", "tetragon", "hubble*", "cilium-agent", "inspektor-gadget", "ig",
-        "gadgettracermanager", "falco", "kepler", "deepflow-*",
+        "pixie*", "vizier-*", "coroot", "coroot-node-agent", "tetragon", "hubble*", "cilium-agent", "inspektor-gadget",
+        "ig", "gadgettracermanager", "falco", "kepler", "deepflow-*",
     ),
     "OpenTelemetry collectors": (
         "otelcol*", "otel-collector*", "otelopscol", "opampsupervisor", "alloy", "grafana-agent*", "agent-flow",

@@ -57,7 +57,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ResourceBuilder:
-    """Makes resources. extra: the agent's setting `resource_attributes`; version: the agent's, telemetry.sdk.version."""
+    """Makes resources. extra: the agent's setting `resource_attributes`; version: the agent's own."""
 
     host: Host
     version: str

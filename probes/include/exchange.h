@@ -47,6 +47,19 @@ static __always_inline void read_endpoints(struct exchange *x, struct sock *sk)
 	((u32 *)x->remote_addr)[3] = BPF_CORE_READ(sk, __sk_common.skc_daddr);
 }
 
+/* What conn.slot has no room for. */
+static __always_inline void hold(struct scratch *s, struct conn *c, struct message_key *key)
+{
+	struct scratch *own = get_scratch(s->slot); /* the same, as the map's memory: older verifiers insert no other */
+
+	if (!own)
+		return;
+	if (own->held.has_long_text && bpf_map_update_elem(&long_texts, key, own->text, BPF_ANY))
+		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
+	if (c->slot_of != key->number + 1 && bpf_map_update_elem(&pending, key, &own->held, BPF_ANY))
+		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
+}
+
 /* A request's head is whole: from scratch into conn.slot or `pending`. */
 __weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
 {
@@ -95,14 +108,12 @@ __weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		__builtin_memcpy(h->e.text, s->text, TEXT_SHORT);
-	else if (bpf_map_update_elem(&long_texts, &key, s->text, BPF_ANY))
-		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
 	if (!c->slot_of) {
 		__builtin_memcpy(&c->slot, h, sizeof(*h));
 		c->slot_of = key.number + 1;
-	} else if (bpf_map_update_elem(&pending, &key, h, BPF_ANY)) {
-		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
 	}
+	if (c->slot_of != key.number + 1 || h->has_long_text)
+		hold(s, c, &key);
 	c->begun = key.number + 1;
 	return 0;
 }

@@ -27,6 +27,7 @@ static __always_inline u32 keep_text(struct scratch *s, u32 at, u32 n, u32 max)
 {
 	u32 to = s->head.text_len;
 
+	barrier_var(n); /* checked here, on the register that the helper gets */
 	if (to > TEXT_LONG - max || n > max || at > WIN_MAX - max)
 		return 0;
 	bpf_probe_read_kernel(s->text + to, n, s->win + at);

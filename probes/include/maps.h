@@ -13,6 +13,10 @@
 
 const volatile struct settings settings SEC(".rodata") __weak;
 
+/* Never read: so that the object's BTF describes what is only ever in a ring (tests/test_abi.py). */
+const struct event *const volatile abi_event SEC(".rodata") __weak;
+const struct exchange_long *const volatile abi_exchange_long SEC(".rodata") __weak;
+
 /* Inserted by exec, fork and the first socket call of an unknown process, and by Python for those running before;
  * read at every watched hook; deleted at exit of the process's last thread. */
 struct {
@@ -129,6 +133,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct scratch);
 } scratch SEC(".maps") __weak;
+
+static __always_inline struct scratch *get_scratch(u32 slot)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &slot);
+
+	if (s)
+		s->slot = slot;
+	return s;
+}
 
 /* The next service number, from FIRST_SERVICE up; smaller ones are Python's. */
 struct {

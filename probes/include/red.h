@@ -57,7 +57,8 @@ static __always_inline bool take_place(u32 svc, u32 limit)
  * for it. NULL: not even that found room. */
 static __always_inline struct red *red_of(struct exchange *x)
 {
-	struct red *empty, *r = bpf_map_lookup_elem(&red, &x->key);
+	struct red_key key = x->key; /* on the stack: older verifiers take no other memory as a key */
+	struct red *empty, *r = bpf_map_lookup_elem(&red, &key);
 	u32 zero = 0;
 
 	if (r)
@@ -66,16 +67,16 @@ static __always_inline struct red *red_of(struct exchange *x)
 	if (!empty)
 		return NULL;
 	if (!take_place(x->key.svc, settings.service_keys) || !take_place(0, settings.total_keys)) {
-		x->key.route = 0;
-		x->key.peer = 0;
+		x->key.route = key.route = 0;
+		x->key.peer = key.peer = 0;
 		x->flags |= FLAG_FOLDED;
 		count_loss(x->key.svc, LOSS_SERIES_FOLDED);
-		r = bpf_map_lookup_elem(&red, &x->key);
+		r = bpf_map_lookup_elem(&red, &key);
 		if (r)
 			return r;
 	}
-	bpf_map_update_elem(&red, &x->key, empty, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&red, &x->key);
+	bpf_map_update_elem(&red, &key, empty, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&red, &key);
 }
 
 static __always_inline void count_exchange(struct red *r, const struct exchange *x)

@@ -15,11 +15,6 @@
 
 #define GIVE_UP 8 /* changes of direction that did not look like HTTP */
 
-static __always_inline struct scratch *get_scratch(u32 slot)
-{
-	return bpf_map_lookup_elem(&scratch, &slot);
-}
-
 static __always_inline struct conn *get_conn(u64 sk)
 {
 	return bpf_map_lookup_elem(&conns, &sk);
@@ -81,15 +76,16 @@ static __always_inline bool like_response(struct scratch *s, u32 n)
 static __always_inline struct conn *new_conn(struct scratch *s)
 {
 	struct conn *c, *zero;
+	u64 sk = s->op.sk;
 	u32 first = 0;
 
 	zero = bpf_map_lookup_elem(&empty_conn, &first);
 	if (!zero)
 		return NULL;
-	bpf_map_update_elem(&conns, &s->op.sk, zero, BPF_NOEXIST);
-	c = get_conn(s->op.sk);
+	bpf_map_update_elem(&conns, &sk, zero, BPF_NOEXIST);
+	c = get_conn(sk);
 	if (c)
-		c->sk = s->op.sk;
+		c->sk = sk;
 	return c;
 }
 

@@ -206,7 +206,7 @@ struct scratch {
 	u32 before;  /* bytes in win before the last read */
 	u32 mode;
 	u32 leaving_to; /* kind */
-	u32 pad;
+	u32 slot; /* which scratch this is */
 	u32 head_seq; /* TCP sequence number of the head's first byte */
 	struct route route;
 	struct held held;

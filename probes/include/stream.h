@@ -224,13 +224,16 @@ static __always_inline void keep_rest(struct scratch *s)
 static __always_inline int save_head(struct scratch *s, struct conn *c, struct half *h)
 {
 	struct message_key key = { .sk = c->sk, .half = s->op.response };
+	struct scratch *own = get_scratch(s->slot); /* the same, as the map's memory: older verifiers insert no other */
 
+	if (!own)
+		return -1;
 	__builtin_memcpy(&s->partial.head, &s->head, sizeof(s->head));
 	s->partial.have = s->have;
 	bpf_probe_read_kernel(s->partial.bytes, CARRY_MAX, s->win);
 	bpf_probe_read_kernel(s->partial.text, TEXT_LONG, s->text);
 	h->carried = 1;
-	return bpf_map_update_elem(&carry, &key, &s->partial, BPF_ANY);
+	return bpf_map_update_elem(&carry, &key, &own->partial, BPF_ANY);
 }
 
 /* The rest of the call may hold a head, or a part of one. */

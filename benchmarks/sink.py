@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OTLP/HTTP receiver that only writes bodies to files: as cheap as a receiver can be, so that the agent is measured.
+
+`sink.py FOLDER` prints its port, then serves until it is ended. FOLDER/v1_traces and FOLDER/v1_metrics: length (4 bytes, big-endian), body.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
+
+
+def serve(connection: socket.socket, folder: Path, lock: threading.Lock) -> None:
+    with connection, connection.makefile("rb", 1 << 20) as reader:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while request := reader.readline():
+            path = request.split()[1].decode()
+            body = reader.read(_content_length(reader))
+            with lock, (folder / path.strip("/").replace("/", "_")).open("ab") as file:
+                file.write(len(body).to_bytes(4, "big") + body)
+            connection.sendall(ANSWER)
+
+
+def _content_length(reader: BinaryIO) -> int:
+    length = 0
+    while (line := reader.readline()) not in (b"\r\n", b""):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    return length
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    lock = threading.Lock()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=serve, args=(connection, folder, lock), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

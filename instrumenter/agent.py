@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: every stage and how they are joined, on one page.
+
+    source -> events -> registry                           who the processes are
+           -> exchanges -> labels                          what the metric keys stand for
+                        -> names -> exporters of spans
+    kernel's RED map -> metrics, by labels and registry -> exporters of metrics
+
+The rules this file protects: one thread moves the data, in this order; exporters have threads of their own and never
+make it wait. What can fail for a user's reason fails before the kernel is touched. Nothing stays in the kernel.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from instrumenter.config_load import Loaded, otel_environment
+from instrumenter.discovery.procfs import ProcFS
+from instrumenter.discovery.registry import Registry
+from instrumenter.enrich.host import read_host
+from instrumenter.enrich.resource import ResourceBuilder
+from instrumenter.errors import StinglessError
+from instrumenter.metrics import GRACE_NS, RedCollector
+from instrumenter.model import Metric, MetricExporter, SpanExporter
+from instrumenter.names import Labels, Namer
+from instrumenter.own_metrics import OwnMetrics
+from instrumenter.parts import account, agent_version, make_histograms, make_selection, name_options, own_resource
+from instrumenter.pipeline import Meter, Pipeline
+from instrumenter.records import Records, RecordSource
+from instrumenter.run import Stop, notify, require_rights, seconds_since_exec
+from instrumenter.telemetry import Counters
+
+if TYPE_CHECKING:
+    from instrumenter.bpf.program import Program
+
+log = logging.getLogger("stingless")
+CHECK_S: Final = 5.0  # between two looks at the kernel's losses
+POLL_S: Final = 0.25  # longest wait for records: how late a timer may be
+LIVE_S: Final = 1.0  # between two pictures of the live view
+CLOSE_S: Final = 10.0  # for exporters to send what they hold; systemd waits 90 s, Kubernetes 30 s
+
+
+def run(loaded: Loaded, duration_s: float | None = None, recording: Path | None = None) -> int:
+    """Watch this machine until a signal, or for duration_s; returns the exit code. Raises CannotStart."""
+    settings = loaded.settings
+    if settings.disabled:
+        log.info("disabled by %s", loaded.source["disabled"])
+        return 0
+    require_rights()
+    stop = Stop()
+    agent = Live(loaded, recording)
+    try:
+        agent.start()
+        stop.wake = agent.source.wake
+        print(agent.ready_line(), file=sys.stderr, flush=True)
+        notify("READY=1")
+        agent.loop(stop, duration_s)
+    finally:
+        notify("STOPPING=1")
+        agent.close()
+    return 0
+
+
+def replay(loaded: Loaded, recording: Path) -> int:
+    """Send a recording through the same pipeline; returns the exit code. Raises CannotStart."""
+    from instrumenter.recording import FileSource
+    from instrumenter.replay import Recorded
+
+    settings, counters = loaded.settings, Counters()
+    source = FileSource(recording)
+    histograms = make_histograms(settings)
+    recorded = Recorded(source.metadata, histograms)
+    labels = Labels(name_options(settings))
+    red = RedCollector(recorded, labels, recorded, counters, histograms, time.time_ns())
+    own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
+    outputs = Outputs.build(loaded, counters)
+    meter = Meter(red, own, counters, dict)
+    outputs.serve(meter.collect, counters, "replay")
+    meter.use(outputs.metrics)
+    namer = Namer(recorded, counters, name_options(settings))
+    pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans)
+    stop = Stop(source.wake)
+    while not (source.exhausted or stop.requested):
+        records = source.poll(POLL_S)
+        recorded.count(records)
+        pipeline.take(records)
+        outputs.drain_if_behind(counters)
+    meter.export(final=True)
+    outputs.close(CLOSE_S)
+    source.close()
+    log.info("%s", account(counters, red, recorded.name))
+    return 0
+
+
+class Live:
+    """The agent on a live kernel: `start`, `loop`, `close`."""
+
+    def __init__(self, loaded: Loaded, recording: Path | None = None) -> None:
+        """Everything that needs no kernel, exporters first: a wrong address or certificate ends here."""
+        self._loaded, self._settings = loaded, loaded.settings
+        self._counters = Counters()
+        self._histograms = make_histograms(self._settings)
+        self._outputs = Outputs.build(loaded, self._counters)
+        self._recording = recording
+        self._ready = False
+        self._program: Program | None = None
+        self.source: RecordSource
+
+    def start(self) -> None:
+        """Load, attach, find who runs, take what happened meanwhile."""
+        from instrumenter.bpf.libbpf import library
+        from instrumenter.bpf.program import Program
+        from instrumenter.sizes import derive_sizes, kernel_settings, machine_memory
+
+        settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
+        selection = make_selection(settings)
+        sizes = derive_sizes(machine_memory(), library().cpus, settings)
+        constants = kernel_settings(settings, self._histograms, sizes, bool(self._outputs.spans), os.getpid())
+        attach = None if settings.ebpf.attach == "auto" else settings.ebpf.attach
+        self._program = program = Program.load(constants, sizes.maps, attach)
+        self._ring = program.source()
+        self.source = self._ring
+        if self._recording is not None:
+            from instrumenter.recording import Recorder
+
+            self.source = self._recorder = Recorder(self._recording, self._ring)
+        builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
+        grace_s = GRACE_NS / 1e9 + 2 * settings.metrics.interval
+        self.registry = Registry(
+            selection, ProcFS(), self._set_process, self._counters, builder,
+            service_name=settings.discovery.service_name, grace_s=grace_s,
+        )  # fmt: skip
+        options = name_options(settings)
+        labels = Labels(options, limit=2 * sizes.series)
+        self.pipeline = Pipeline(
+            self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
+        )
+        started_ns = time.time_ns()
+        self.red = RedCollector(
+            program, labels, self.registry, self._counters, self._histograms, started_ns, self.pipeline.departed
+        )
+        own = OwnMetrics(
+            own_resource(host), self._counters, self.registry.name, self.red.totals, self._ring.fill, self._watched
+        )
+        self._meter = Meter(self.red, own, self._counters, program.read_losses)
+        program.set_ports(selection.watched_ports())
+        program.attach()
+        self.registry.scan(program.processes())
+        self._take(self.source.poll(0.0))
+        self._outputs.serve(self._meter.collect, self._counters, self._attach())
+        self._meter.use(self._outputs.metrics)
+        gc.collect()
+        gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
+
+    def ready_line(self) -> str:
+        seconds, services = seconds_since_exec(), self.registry.active()
+        return f"stingless: ready in {seconds:.2f} s (attach={self._attach()}, services={services})"
+
+    def _attach(self) -> str:
+        assert self._program is not None
+        return "+".join(dict.fromkeys(self._program.modes.values()))
+
+    def loop(self, stop: Stop, duration_s: float | None = None) -> None:
+        """Until a signal, or for duration_s."""
+        now = time.monotonic()
+        end = now + duration_s if duration_s is not None else float("inf")
+        interval = self._outputs.interval(self._settings.metrics.interval)
+        checked, exported = now, now
+        while not stop.requested and now < end:
+            self._take(self.source.poll(max(0.0, min(POLL_S, end - now, exported + interval - now))))
+            now = time.monotonic()
+            if now - checked >= CHECK_S:
+                self._meter.check_losses()
+                checked = now
+            if now - exported >= interval:
+                self._meter.export()
+                exported = now
+
+    def close(self) -> None:
+        """Detach first, so that an end is reached; then nothing that was recorded is left behind."""
+        program = self._program
+        if program is not None:
+            program.detach()
+            while records := self._ring.drain():
+                if self._recording is not None:
+                    self._recorder.write(records)
+                self._take(records)
+            self._meter.export(final=True)
+            self._meter.check_losses()
+            self.source.close()
+            program.close()
+        self._outputs.close(CLOSE_S)
+        if program is not None:
+            log.info("%s", account(self._counters, self.red, self.registry.name))
+
+    def _take(self, records: Records) -> None:
+        known = len(self.pipeline.seen)
+        self.pipeline.take(records)
+        if self._recording is not None and len(self.pipeline.seen) > known:
+            from instrumenter.replay import describe
+
+            self._recorder.describe(describe(self.pipeline.seen, self.registry))
+
+    def _set_process(self, tgid: int, svc: int, verdict: int) -> None:
+        assert self._program is not None
+        try:
+            self._program.set_process(tgid, svc, verdict)
+        except StinglessError:
+            self._counters.add("kernel.lost.processes_full", svc=svc)
+
+    def _watched(self) -> int:
+        return sum(info.processes for info in self.registry.services())
+
+
+@dataclass
+class Outputs:
+    """The exporters that are configured. Made before the kernel is touched; `close` sends what is held."""
+
+    spans: list[SpanExporter] = field(default_factory=list)
+    metrics: list[MetricExporter] = field(default_factory=list)
+    live: bool = False
+    ready: bool = False
+    _collect: Callable[[], Sequence[Metric]] = tuple
+
+    @classmethod
+    def build(cls, loaded: Loaded, counters: Counters) -> Outputs:
+        """Raises ConfigError: what is wrong with an endpoint, a certificate or a port."""
+        out, settings = cls(), loaded.settings
+        wanted = {"traces": settings.exporters.traces, "metrics": settings.exporters.metrics}
+
+        def wants(signal: str, exporter: str) -> bool:
+            names = wanted[signal]
+            return names is None or exporter in names
+
+        otlp = settings.otlp
+        if otlp.url or otlp.traces.url or otlp.metrics.url:
+            out._otlp(loaded, counters, wants)
+        if settings.prometheus.address:
+            out._prometheus(settings.prometheus.address, counters, wants("metrics", "prometheus"))
+        if settings.exporters.console:
+            from exporters.console import ConsoleExporter
+
+            console = ConsoleExporter(counters)
+            out.spans += [console] if wants("traces", "console") else []
+            out.metrics += [console] if wants("metrics", "console") else []
+        wanted_live = settings.exporters.live
+        out.live = not (out.spans or out.metrics) if wanted_live is None else wanted_live
+        return out
+
+    def _otlp(self, loaded: Loaded, counters: Counters, wants: Callable[[str, str], bool]) -> None:
+        from exporters.otlp import OtlpMetricExporter, OtlpSpanExporter, batch_options, otlp_options
+
+        otlp, environ = loaded.settings.otlp, otel_environment(loaded, os.environ)
+        url = otlp.url if loaded.source.get("otlp.url") == "--otlp" else None  # over the signals' own variables
+        if wants("traces", "otlp") and (otlp.url or otlp.traces.url):
+            batch = replace(batch_options(environ), max_queue_bytes=otlp.queue_bytes)
+            self.spans.append(OtlpSpanExporter(otlp_options("traces", environ, url), counters, batch=batch))
+        if wants("metrics", "otlp") and (otlp.url or otlp.metrics.url):
+            self.metrics.append(OtlpMetricExporter(otlp_options("metrics", environ, url), counters))
+
+    def _prometheus(self, address: str, counters: Counters, metrics: bool) -> None:
+        """Also without metrics: it serves /healthz and /readyz."""
+        from exporters.prometheus import PrometheusExporter
+
+        server = PrometheusExporter(address, counters, lambda: self._collect() if metrics else (), lambda: self.ready)
+        self.metrics.append(server)
+
+    def serve(self, collect: Callable[[], Sequence[Metric]], counters: Counters, attach: str) -> None:
+        """From now on there is something to show: scrapes are answered with what is counted at that moment."""
+        self._collect = collect
+        if self.live:
+            from exporters.live import LiveView
+
+            self.metrics.append(LiveView(counters, attach))
+        self.ready = True
+
+    def interval(self, configured_s: float) -> float:
+        return min(configured_s, LIVE_S) if self.live else configured_s
+
+    def drain_if_behind(self, counters: Counters) -> None:
+        """Slows a replay down to what exporters take, since a file can wait; the kernel cannot."""
+        deadline = time.monotonic() + 30.0
+        while counters.value("spans.in_flight") > 50_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def close(self, timeout_s: float) -> None:
+        """All at once, so that a receiver that hangs takes nobody else's time."""
+        exporters: dict[int, SpanExporter | MetricExporter] = {id(e): e for e in self.spans}
+        exporters |= {id(e): e for e in self.metrics}
+        threads = [threading.Thread(target=e.close, args=(timeout_s,), daemon=True) for e in exporters.values()]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + timeout_s + 1.0
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))

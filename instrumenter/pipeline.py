@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages in their order, for a batch of records and for a reading of the kernel's maps.
+
+In: `Records`, the kernel's RED and loss maps. Out: `Spans` and `Metric`s to the exporters. The rules: a batch's
+events are known before its exchanges are named; a fault in one batch costs that batch, counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrumenter.discovery.services import ServiceInfo
+from instrumenter.metrics import RedCollector
+from instrumenter.model import Metric, MetricExporter, Resource, SpanExporter
+from instrumenter.names import Labels, Namer
+from instrumenter.own_metrics import OwnMetrics
+from instrumenter.records import Records
+from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
+
+log = logging.getLogger("stingless")
+_SAID_QUIETLY: Final = frozenset({"series_folded", "unanswered_response", "gap", "malformed"})  # traffic's, not ours
+_REMEMBER_GONE_S: Final = 900.0
+
+
+class Services(Protocol):
+    """What the pipeline needs of `Registry`, or of a recording."""
+
+    def handle(self, events: NDArray[Any]) -> None: ...
+
+    def resource(self, svc: int) -> Resource | None: ...
+
+    def name(self, svc: int) -> str: ...
+
+    def services(self) -> Sequence[ServiceInfo]: ...
+
+
+class Pipeline:
+    """One batch after the other through all stages. `take` is the main loop's; it never waits."""
+
+    def __init__(
+        self,
+        services: Services,
+        namer: Namer,
+        labels: Labels,
+        counters: Counters,
+        exporters: Sequence[SpanExporter],
+    ) -> None:
+        self._services = services
+        self._namer = namer
+        self._labels = labels
+        self._counters = counters
+        self._exporters = tuple(exporters)
+        self._faults: set[str] = set()
+        self.seen: set[int] = set()  # service numbers of exchanges
+        self._left: dict[int, float] = {}  # of those, the ones without processes, and since when
+
+    def take(self, records: Records) -> None:
+        """All that became of one poll."""
+        if len(records.events):
+            self._counters.add("events.received", len(records.events))
+            self._guarded(lambda: self._services.handle(records.events), len(records.events))
+        for exchanges in records.exchanges:
+            rows = len(exchanges.x)
+            self._counters.add("exchanges.received", rows)
+            self.seen.update(np.unique(exchanges.x["key"]["svc"]).tolist())
+            self._guarded(lambda e=exchanges: self._labels.learn(e, records.clock_offset_ns), 0)  # type: ignore[misc]
+            if self._exporters:
+                self._guarded(lambda e=exchanges: self._export(e, records.clock_offset_ns), rows)  # type: ignore[misc]
+
+    def _export(self, exchanges: Any, clock_offset_ns: int) -> None:
+        spans = self._namer.spans(exchanges, clock_offset_ns)
+        for exporter in self._exporters:
+            exporter.export_spans(spans)
+
+    def _guarded(self, stage: Callable[[], None], rows: int) -> None:
+        try:
+            stage()
+        except Exception as error:
+            if repr(error) not in self._faults:
+                self._faults.add(repr(error))
+                log.exception("a batch of %d records could not be handled; further ones alike are only counted", rows)
+            if rows:
+                self._counters.add("records.malformed", rows)
+
+    def departed(self) -> list[int]:
+        """Service numbers that have exchanges but no process any more, for the metrics to let go of."""
+        now = time.monotonic()
+        live = {svc for info in self._services.services() for svc in info.svcs}
+        self._left = {svc: self._left.get(svc, now) for svc in self.seen - live}
+        for svc in [svc for svc, since in self._left.items() if now - since > _REMEMBER_GONE_S]:
+            self.seen.discard(svc)
+        return list(self._left)
+
+
+class Meter:
+    """Reads what the kernel counted. `collect` may be called from several threads, `export` is the main loop's."""
+
+    def __init__(
+        self,
+        red: RedCollector,
+        own: OwnMetrics,
+        counters: Counters,
+        read_losses: Callable[[], Mapping[tuple[int, int], int]],
+    ) -> None:
+        self._red = red
+        self._own = own
+        self._counters = counters
+        self._read_losses = read_losses
+        self._exporters: Sequence[MetricExporter] = ()
+        self._warned: set[str] = set()
+
+    def use(self, exporters: Sequence[MetricExporter]) -> None:
+        """To whom `export` gives the metrics."""
+        self._exporters = tuple(exporters)
+
+    def check_losses(self) -> None:
+        """Books what the kernel lost, and says each reason once with its sentence."""
+        self._counters.add_kernel_losses(self._read_losses())
+        for reason in LOSS_NAMES.values():
+            name = f"kernel.lost.{reason}"
+            if name not in self._warned and self._counters.value(name):
+                self._warned.add(name)
+                level = logging.DEBUG if reason in _SAID_QUIETLY else logging.WARNING
+                log.log(level, "%s: %s Counted as stingless.exchanges.lost.", reason, SENTENCES[name])
+
+    def collect(self, final: bool = False) -> list[Metric]:
+        """All metrics now, cumulative."""
+        self.check_losses()
+        now = time.time_ns()
+        return [*self._red.collect(now, final), *self._own.collect(now)]
+
+    def export(self, final: bool = False) -> None:
+        if self._exporters:
+            metrics = self.collect(final)
+            for exporter in self._exporters:
+                exporter.export_metrics(metrics)

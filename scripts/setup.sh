@@ -1,0 +1,115 @@
+#!/bin/sh
+# make setup: system packages (Debian 12/13, Ubuntu 22.04+), .venv, probes. Quick when nothing changed.
+# Root or sudo is used for the packages only, and only for those that are missing.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+stamp() { cat "$@" | cksum; }
+
+# Python: the system's, at least 3.11; `python3` may be someone's own build, which is fine.
+find_python() {
+	for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+		"$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
+			{ command -v "$candidate"; return; }
+	done
+	return 1
+}
+
+have() { # a command, in the usual places too
+	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]
+}
+
+wanted() { # names of packages whose command or file is missing
+	while read -r probe package; do
+		case $probe in
+		/*) [ -e "$probe" ] || echo "$package" ;;
+		*.so*) /sbin/ldconfig -p | grep -q "$probe" || echo "$package" ;;
+		*) have "$probe" || echo "$package" ;;
+		esac
+	done <<-LIST
+		clang clang
+		llvm-strip llvm
+		make make
+		bpftool $BPFTOOL_PACKAGE
+		/usr/include/bpf/bpf_helpers.h libbpf-dev
+		/usr/include/linux/bpf.h linux-libc-dev
+		libbpf.so.1 libbpf1
+		libelf.so.1 libelf1
+		libatomic.so.1 libatomic1
+		/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+		nginx nginx-light
+		wrk wrk
+		ab apache2-utils
+		curl curl
+		node nodejs
+		go golang-go
+		$QEMU qemu-system-$QEMU_PACKAGE
+		depmod kmod
+		busybox busybox-static
+		udevadm udev
+		file file
+		ip iproute2
+		ps procps
+	LIST
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo; then sudo "$@"; else
+		fail "needs root for the packages: $*"
+	fi
+}
+
+install() { # packages; nothing that is installed may start a service
+	say "installing: $*"
+	as_root sh -eu -c '
+		policy=/usr/sbin/policy-rc.d
+		own=
+		if [ ! -e "$policy" ]; then
+			own=1
+			printf "#!/bin/sh\nexit 101\n" >"$policy"
+			chmod +x "$policy"
+			trap "rm -f $policy" EXIT
+		fi
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get -qq update
+		apt-get -qq install -y --no-install-recommends "$@" </dev/null
+	' install "$@" || fail "apt-get could not install: $*"
+}
+
+packages() {
+	have apt-get || fail "needs Debian or Ubuntu (apt-get)"
+	. /etc/os-release
+	BPFTOOL_PACKAGE=bpftool
+	case " $ID ${ID_LIKE:-} " in *" ubuntu "*) BPFTOOL_PACKAGE=linux-tools-generic ;; esac
+	case $(uname -m) in
+	x86_64) QEMU=qemu-system-x86_64 QEMU_PACKAGE=x86 ;;
+	aarch64) QEMU=qemu-system-aarch64 QEMU_PACKAGE=arm ;;
+	*) fail "$(uname -m) is not supported: x86_64 or aarch64" ;;
+	esac
+	# Go comes as a tarball to many machines; its usual place counts.
+	PATH=$PATH:/usr/local/go/bin
+	missing=$(wanted | sort -u | tr '\n' ' ')
+	find_python >/dev/null || missing="$missing python3 python3-venv"
+	# shellcheck disable=SC2086
+	[ -z "$missing" ] || install $missing
+	[ -z "$missing" ] || [ -z "$(wanted)" ] || fail "still missing after the installation: $(wanted | tr '\n' ' ')"
+}
+
+environment() {
+	python=$(find_python) || fail "needs Python 3.11 or newer with venv: apt install python3 python3-venv"
+	sum=$(stamp pyproject.toml)
+	[ -x .venv/bin/stingless ] && [ "$(cat .venv/.stingless 2>/dev/null)" = "$sum" ] && return
+	if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+		say "making .venv from $python"
+		"$python" -m venv .venv
+	fi
+	say "installing Python packages"
+	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]' </dev/null
+	echo "$sum" >.venv/.stingless
+}
+
+packages
+environment
+make --no-print-directory bpf

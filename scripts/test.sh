@@ -1,0 +1,6 @@
+#!/bin/sh
+# make test: everything. Kernel tests skip with the reason where this machine takes no BPF; VM tests never skip.
+set -eu
+cd "$(dirname "$0")/.."
+scripts/kernels.sh
+exec .venv/bin/python -m pytest "$@" </dev/null

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes processes as /proc shows them into a directory, for tests that need one more than tests/proc has."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+TCP_HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def add_process(
+    root: Path,
+    pid: int,
+    command: str | Iterable[str],
+    *,
+    ppid: int = 1,
+    exe: str = "",
+    cwd: str = "/",
+    environ: Mapping[str, str] | None = None,
+    cgroup: str = "0::/\n",
+    start: int = 0,
+    state: str = "S",
+    files: Mapping[str, str] | None = None,
+    listens: Mapping[int, int] | None = None,
+) -> None:
+    """command: a shell's line, or argv. files: path within the process's root -> text. listens: port -> socket inode."""
+    argv = shlex.split(command) if isinstance(command, str) else list(command)
+    process = root / str(pid)
+    (process / "fd").mkdir(parents=True)
+    (process / "net").mkdir()
+    comm = (exe or (argv[0] if argv else "kworker")).rpartition("/")[2][:15]
+    (process / "comm").write_text(comm + "\n")
+    (process / "stat").write_text(
+        f"{pid} ({comm}) {state} {ppid} {pid} {pid} 0 -1 4194560 0 0 0 0 1 2 0 0 20 0 1 0 {start or pid} 0 0\n"
+    )
+    (process / "cmdline").write_bytes("".join(arg + "\0" for arg in argv).encode())
+    (process / "environ").write_bytes("".join(f"{k}={v}\0" for k, v in (environ or {}).items()).encode())
+    (process / "cgroup").write_text(cgroup)
+    (process / "cwd").symlink_to(cwd)
+    if exe:
+        (process / "exe").symlink_to(exe)
+    for path, text in (files or {}).items():
+        target = process / "root" / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    (process / "fd" / "0").symlink_to("/dev/null")
+    rows = []
+    for i, (port, inode) in enumerate((listens or {}).items()):
+        (process / "fd" / str(3 + i)).symlink_to(f"socket:[{inode}]")
+        rows.append(f"{i:4}: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n")
+    (process / "net" / "tcp").write_text(TCP_HEAD + "".join(rows))

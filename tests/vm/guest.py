@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots a stock kernel over this machine's root file system and runs one command in it: for the VM tests and benchmarks.
+
+The rule it protects: nothing the guest does reaches this machine, but files in `results`. So never `--rw`, which lets the
+guest's init rewrite the host's /etc; the root is mounted read-only, with overlays in memory above it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = Path(os.environ.get("STINGLESS_KERNELS", ROOT / "build" / "kernels"))
+TAIL = 6000  # characters of the console that an error shows
+
+# /usr, the interpreter and the repository again, through a mount that the guest may cache: the root that virtme-ng
+# mounts reads every page from the host each time (importing numpy: 13 s instead of 5 s under emulation).
+SCRIPT = """\
+mkdir -p /run/host /run/results /run/usr /run/usr.work
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose stingless.root /run/host
+mount --bind {results} /run/results
+exec >/run/results/output 2>&1
+mount -t overlay -o lowerdir=/run/host/usr,upperdir=/run/usr,workdir=/run/usr.work usr /usr
+mkdir -p /usr/lib/modules
+ln -s /run/host{kernel}/lib/modules/{version} /usr/lib/modules/{version}
+for path in {cached}; do mount --bind "/run/host$path" "$path"; done
+mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+ip link set lo up
+export STINGLESS_VM=1 HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PATH={path}
+cd {root}
+{command}
+echo $? >/run/results/exit.new
+mv /run/results/exit.new /run/results/exit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of the cache. `series` is like "6.1", `version` like "6.1.0-50-amd64"."""
+
+    series: str
+    version: str
+
+    @property
+    def folder(self) -> Path:
+        return KERNELS / self.series
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "boot" / f"vmlinuz-{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is emulated. `counted`: one CPU whose clock is its instruction count (4 ns each), whatever the host does."""
+
+    cpus: int = 2
+    memory: str = "2G"
+    counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`exit_code` is the command's; `output` is what it printed; `seconds` is the whole boot on this machine's clock."""
+
+    exit_code: int
+    output: str
+    seconds: float
+
+
+class GuestError(Exception):
+    """The guest did not finish its command. str() has the end of its output and console."""
+
+
+def find(series: str) -> Kernel:
+    """The cached kernel. Raises GuestError with the remedy."""
+    folder = KERNELS / series
+    if not (folder / "version").exists():
+        raise GuestError(f"no kernel {series} in {KERNELS}: run scripts/kernels.sh")
+    return Kernel(series, (folder / "version").read_text().strip())
+
+
+def boot(kernel: Kernel, command: str, results: Path, machine: Machine, timeout_s: float) -> Finished:
+    """Runs the shell `command` as root in the repository's folder; /run/results in the guest is `results` here."""
+    results.mkdir(parents=True, exist_ok=True)
+    for name in ("output", "exit"):
+        (results / name).unlink(missing_ok=True)
+    script = results / "run.sh"
+    script.write_text(
+        SCRIPT.format(
+            results=shlex.quote(str(results)),
+            kernel=kernel.folder,
+            version=kernel.version,
+            cached=" ".join(shlex.quote(str(path)) for path in _cached()),
+            path=shlex.quote(f"{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            root=shlex.quote(str(ROOT)),
+            command=command,
+        )
+    )
+    start = time.monotonic()
+    problem = _run([*_vng(kernel, results, machine), "--", f"sh {shlex.quote(str(script))}"], results, timeout_s)
+    seconds = time.monotonic() - start
+    output = _text(results / "output")
+    if not (results / "exit").exists():
+        raise GuestError(
+            f"{kernel.version}: {problem or 'the guest ended early'} after {seconds:.0f} s\n"
+            f"--- output\n{output[-TAIL:]}\n--- console\n{_text(results / 'console')[-TAIL:]}"
+        )
+    return Finished(int((results / "exit").read_text()), output, seconds)
+
+
+def _cached() -> list[Path]:
+    """The repository, and the interpreter's own prefix if it is not below /usr."""
+    prefix = (ROOT / ".venv" / "bin" / "python").resolve().parents[1]
+    return [ROOT] if prefix.is_relative_to("/usr") else [ROOT, prefix]
+
+
+def _vng(kernel: Kernel, results: Path, machine: Machine) -> list[str]:
+    share = "-virtfs local,path=/,mount_tag=stingless.root,security_model=none,readonly=on,multidevs=remap"
+    counted = " -icount shift=2,sleep=off" if machine.counted else ""
+    accelerate = [] if kvm_usable() and not machine.counted else ["--disable-kvm"]
+    return [
+        str(ROOT / ".venv" / "bin" / "vng"),
+        *("--verbose", "--force-9p", *accelerate),
+        *("--run", str(kernel.image), "--user", "root", f"--rwdir={results}"),
+        *("--cpus", str(machine.cpus), "--memory", machine.memory),
+        f"--qemu-opts={share}{counted}",
+    ]
+
+
+@functools.cache
+def kvm_usable() -> bool:
+    """Whether QEMU can really make a CPU with KVM: inside many virtual machines the device opens, and then fails."""
+    qemu = shutil.which(f"qemu-system-{os.uname().machine}")
+    if qemu is None or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    machine = ["-M", "virt"] if os.uname().machine == "aarch64" else []
+    command = [qemu, *machine, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-S"]
+    try:
+        tried = subprocess.run(
+            [*command, "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=10, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return tried.returncode == 0
+
+
+def _run(command: list[str], results: Path, timeout_s: float) -> str:
+    """Ends the guest and all its helpers at the deadline. Returns what went wrong, or nothing."""
+    # vng finds its helpers by PATH, and the guest gets no secrets of this environment.
+    env = {
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+        "HOME": os.environ.get("HOME", "/root"),
+        "TERM": "dumb",
+    }
+    with (results / "console").open("wb") as console:
+        guest = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            guest.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return f"no end within {timeout_s:.0f} s"
+        finally:
+            if guest.poll() is None:
+                os.killpg(guest.pid, signal.SIGKILL)
+                guest.wait()
+    return f"vng ended with {guest.returncode}" if guest.returncode else ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
