@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both benchmarks use: nginx, wrk, a cheap OTLP sink, CPU and memory of processes, and what the sink was given.
 
-The rule it protects: whatever is compared is counted by someone else than the agent: nginx's own counter, wrk, the kernel.
+The rule it protects: what the agent says is compared with someone else's count: nginx's own, wrk's, the kernel's.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ http {{
   }}
 }}
 """
+
+
+LOSS = re.compile(r"lost|dropped|failed|shed")
 
 
 class Nginx:
@@ -101,7 +104,10 @@ class Load:
 
 def wrk(url: str, seconds: float, connections: int, cpu: int | None = None, script: Path | None = None) -> Load:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", url]
-    command = [*(["taskset", "-c", str(cpu)] if cpu is not None else []), *command, *(["-s", str(script)] if script else [])]
+    if script is not None:
+        command += ["-s", str(script)]
+    if cpu is not None:
+        command = ["taskset", "-c", str(cpu), *command]
     said = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
     total = re.search(r"(\d+) requests in ([0-9.]+)(ms|s|m)", said)
     assert total is not None, said
@@ -155,19 +161,46 @@ class Sink:
 
     def totals(self) -> dict[str, float]:
         """Per metric name, summed over series: the last cumulative count of histograms, value of sums."""
+        totals: dict[str, float] = {}
+        for (name, _), value in self._series().items():
+            totals[name] = totals.get(name, 0) + value
+        return totals
+
+    def losses(self) -> dict[str, float]:
+        """The agent's own counters of what is missing, with their attributes, without zeros."""
+        found: dict[str, float] = {}
+        for (name, labels), value in self._series().items():
+            if value and LOSS.search(name):
+                key = f"{name}{{{labels}}}"
+                found[key] = found.get(key, 0) + value
+        return found
+
+    def _series(self) -> dict[tuple[str, str], float]:
+        """Last value by (metric, resource and attributes)."""
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
         parse: Any = ExportMetricsServiceRequest
-        series: dict[tuple[str, ...], float] = {}
-        for body in self._bodies("v1_metrics"):
-            for resource in parse.FromString(body).resource_metrics:
-                who = str(resource.resource.attributes)
-                for metric in (m for scope in resource.scope_metrics for m in scope.metrics):
-                    for point in getattr(metric, metric.WhichOneof("data")).data_points:
-                        value = point.count if hasattr(point, "count") else point.as_int or point.as_double
-                        series[metric.name, who, str(point.attributes)] = value
-        names = {key[0] for key in series}
-        return {name: sum(v for key, v in series.items() if key[0] == name) for name in sorted(names)}
+        return {
+            (metric.name, f"{_service(resource.resource.attributes)}{_labels(point.attributes)}"): _value(point)
+            for body in self._bodies("v1_metrics")
+            for resource in parse.FromString(body).resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in getattr(metric, metric.WhichOneof("data")).data_points
+        }
+
+
+def _value(point: Any) -> float:
+    return float(point.count if hasattr(point, "count") else point.as_int or point.as_double)
+
+
+def _labels(attributes: Any) -> str:
+    return ",".join(sorted(f"{a.key}={getattr(a.value, a.value.WhichOneof('value'))}" for a in attributes))
+
+
+def _service(attributes: Any) -> str:
+    """What tells resources apart that are the same process: its instance, which is empty for most."""
+    return "".join(f"[{a.value.string_value}]" for a in attributes if a.key == "service.instance.id")
 
 
 def cpu_ns(pid: int) -> int:
@@ -183,11 +216,6 @@ def memory_mb(pid: int) -> tuple[float, float]:
     assert now is not None
     assert peak is not None
     return int(now[1]) * 1024 / 1e6, int(peak[1]) * 1024 / 1e6
-
-
-def losses(totals: dict[str, float]) -> dict[str, float]:
-    """The agent's own counters of what is missing, without zeros."""
-    return {name: n for name, n in totals.items() if n and re.search(r"lost|dropped|failed|shed", name)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

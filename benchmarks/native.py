@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent costs and keeps up with on this machine, as root: nginx with and without it, an unwatched process, full rate.
+"""What the agent costs and keeps up with on this machine, as root: nginx, an unwatched process, the full rate.
 
-Everything that is compared runs interleaved (without, with, without, with ...), and the best round of each counts, so that
-other load on the machine disturbs least. nginx has CPU 0 to itself; wrk, the agent and the sink share the last one.
+Everything that is compared runs interleaved (without, with, without, with ...), and the best round of each counts, so
+that other load disturbs least. nginx has CPU 0 to itself; wrk, the agent and the sink share the last one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import Nginx, Sink, cpu_ns, losses, memory_mb, table, wrk
+from common import Nginx, Sink, cpu_ns, memory_mb, table, wrk
 from running import Agent
 
 LAST_CPU = (os.cpu_count() or 1) - 1
@@ -147,7 +147,7 @@ def full_rate(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
         handled = nginx.requests() - before + 1
         code = agent.stop()
         totals = sink.totals()
-        counted, spans, lost = int(totals.get("http.server.request.duration", 0)), sink.spans(), losses(totals)
+        counted, spans, lost = int(totals.get("http.server.request.duration", 0)), sink.spans(), sink.losses()
     return {
         "exchanges/s": load.rate,
         "agent cores": busy,
@@ -165,7 +165,8 @@ def full_rate(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
 def report(rows: list[dict[str, Any]], calls: dict[str, Any], full: dict[str, Any]) -> None:
     best = {who: min(r["server us/req"] for r in rows if r["agent"] == who) for who in ("without", "with")}
     print(table(rows))
-    print(f"nginx, best rounds: {best['without']:.2f} -> {best['with']:.2f} us/req, {best['with'] / best['without']:.2f}x")
+    ratio = best["with"] / best["without"]
+    print(f"nginx, best rounds: {best['without']:.2f} -> {best['with']:.2f} us/req, {ratio:.2f}x")
     print(table([{k: v for k, v in calls.items() if k != "programs"}]))
     for name, cost in calls["programs"].items():
         print(f"  {name}: {cost['ns/run']} ns a run, {cost['runs/call']} runs a call")

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OTLP/HTTP receiver that only writes bodies to files: as cheap as a receiver can be, so that the agent is measured.
 
-`sink.py FOLDER` prints its port, then serves until it is ended. FOLDER/v1_traces and FOLDER/v1_metrics: length (4 bytes, big-endian), body.
+`sink.py FOLDER` prints its port, then serves until it is ended. FOLDER/v1_traces and FOLDER/v1_metrics hold, for each
+body, its length (4 bytes, big-endian) and its bytes.
 """
 
 from __future__ import annotations
 
+import io
 import socket
 import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
 
@@ -26,7 +27,7 @@ def serve(connection: socket.socket, folder: Path, lock: threading.Lock) -> None
             connection.sendall(ANSWER)
 
 
-def _content_length(reader: BinaryIO) -> int:
+def _content_length(reader: io.BufferedIOBase) -> int:
     length = 0
     while (line := reader.readline()) not in (b"\r\n", b""):
         name, _, value = line.partition(b":")

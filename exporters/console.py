@@ -102,6 +102,11 @@ class ConsoleExporter:
             self._metrics.close(timeout_s)
             self._count("metrics.export_failed", self._take())
 
+    @property
+    def busy(self) -> bool:
+        """Whether a thread still runs: after `close`, only while it waits for a reader that does not read."""
+        return self._spans.alive or bool(self._metrics and self._metrics.alive)
+
     def _write_spans(self, batch: list[Spans]) -> None:
         written = self._lines.write("".join(map(span_lines, batch)))
         name = "spans.exported" if written else "spans.dropped.export_failed"
@@ -123,7 +128,8 @@ class ConsoleExporter:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """ASCII only: what a peer put into a URL must not steer a terminal, nor break a line for any reader."""
+    return json.dumps(value)
 
 
 def span_lines(spans: Spans) -> str:
@@ -183,7 +189,7 @@ def _text_fragments(key: str, column: Text) -> Fragments:
     if not lengths or max(lengths) < 0:
         return None
     head = f", {_json(key)}: "
-    encode: Callable[[str], str] = json.encoder.encode_basestring
+    encode: Callable[[str], str] = json.encoder.encode_basestring_ascii
     data, width = np.ascontiguousarray(column.data).tobytes(), column.data.shape[1]
     return [
         head + encode(data[row * width : row * width + n].decode("utf-8", "replace")) if n >= 0 else ""

@@ -31,7 +31,7 @@ _SERVICES: Final = 15
 
 
 class LiveView:
-    """Implements SpanExporter and MetricExporter. attach: how the kernel is watched, for the last line; may be set later."""
+    """Implements SpanExporter and MetricExporter. attach: how the kernel is watched; it may be set later."""
 
     def __init__(
         self, counters: Counters, attach: str = "", stream: IO[str] | None = None, plain_every_s: float = PLAIN_EVERY_S
@@ -75,6 +75,8 @@ class LiveView:
 
         shown = self._next()  # the terminal is left alone until there is something: the start may yet fail
         # The agent's own log lines go to standard error, which Live moves above the picture.
+        if shown is None:
+            return
         with Live(console=console, auto_refresh=False, redirect_stdout=False) as live:
             while shown is not None:
                 live.update(draw(shown[0], self.attach), refresh=True)

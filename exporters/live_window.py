@@ -159,10 +159,8 @@ def _rows(new: _Snapshot, old: _Snapshot, seconds: float, group: Callable[[Serie
             held.parts.append((before.buckets, -1))
     rows = []
     for (name, side), held in sums.items():
-        quantiles = [math.nan] * 3
-        if held.count:
-            merged = combine(held.parts)
-            quantiles = [quantile(merged, q) for q in (0.5, 0.95, 0.99)]
+        merged = combine(held.parts) if held.parts else None
+        p50, p95, p99 = (quantile(merged, q) if merged else math.nan for q in (0.5, 0.95, 0.99))
         errors = held.errors / held.count if held.count else 0.0
-        rows.append(Row(name, side, held.count / seconds, errors, *quantiles, held.total))
+        rows.append(Row(name, side, held.count / seconds, errors, p50, p95, p99, held.total))
     return sorted(rows, key=lambda row: (-row.rate, row.name, row.side))

@@ -274,5 +274,6 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of a chain of library errors: "Connection refused" instead of three nested reprs."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    # A peer that speaks something else has its bytes quoted here.
+    return "".join(c if c.isprintable() else "?" for c in text[:300])

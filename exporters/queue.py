@@ -222,6 +222,11 @@ class SpanWorker:
         self._thread = threading.Thread(target=self._run, name=f"{exporter}-spans", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
     def offer(self, spans: Spans) -> None:
         """Queue or shed, without waiting."""
         whole = tally(spans)
@@ -264,6 +269,11 @@ class SnapshotWorker:
         self._kicked = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
     def kick(self) -> None:
         """There is something new."""

@@ -29,14 +29,16 @@ from instrumenter.discovery.registry import Registry
 from instrumenter.enrich.host import read_host
 from instrumenter.enrich.resource import ResourceBuilder
 from instrumenter.errors import StinglessError
+from instrumenter.loading import Loading
 from instrumenter.metrics import GRACE_NS, RedCollector
 from instrumenter.model import Metric, MetricExporter, SpanExporter
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
-from instrumenter.parts import account, agent_version, make_histograms, make_selection, name_options, own_resource
+from instrumenter.parts import account, agent_version, make_selection, name_options, own_resource
 from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
-from instrumenter.run import Stop, notify, require_rights, seconds_since_exec
+from instrumenter.run import Stop, notify, seconds_since_exec
+from instrumenter.sizes import make_histograms
 from instrumenter.telemetry import Counters
 
 if TYPE_CHECKING:
@@ -49,15 +51,10 @@ LIVE_S: Final = 1.0  # between two pictures of the live view
 CLOSE_S: Final = 10.0  # for exporters to send what they hold; systemd waits 90 s, Kubernetes 30 s
 
 
-def run(loaded: Loaded, duration_s: float | None = None, recording: Path | None = None) -> int:
+def run(loaded: Loaded, loading: Loading, duration_s: float | None = None, recording: Path | None = None) -> int:
     """Watch this machine until a signal, or for duration_s; returns the exit code. Raises CannotStart."""
-    settings = loaded.settings
-    if settings.disabled:
-        log.info("disabled by %s", loaded.source["disabled"])
-        return 0
-    require_rights()
     stop = Stop()
-    agent = Live(loaded, recording)
+    agent = Live(loaded, loading, recording)
     try:
         agent.start()
         stop.wake = agent.source.wake
@@ -104,29 +101,21 @@ def replay(loaded: Loaded, recording: Path) -> int:
 class Live:
     """The agent on a live kernel: `start`, `loop`, `close`."""
 
-    def __init__(self, loaded: Loaded, recording: Path | None = None) -> None:
+    def __init__(self, loaded: Loaded, loading: Loading, recording: Path | None = None) -> None:
         """Everything that needs no kernel, exporters first: a wrong address or certificate ends here."""
-        self._loaded, self._settings = loaded, loaded.settings
+        self._settings, self._loading = loaded.settings, loading
         self._counters = Counters()
         self._histograms = make_histograms(self._settings)
         self._outputs = Outputs.build(loaded, self._counters)
         self._recording = recording
-        self._ready = False
         self._program: Program | None = None
         self.source: RecordSource
 
     def start(self) -> None:
         """Load, attach, find who runs, take what happened meanwhile."""
-        from instrumenter.bpf.libbpf import library
-        from instrumenter.bpf.program import Program
-        from instrumenter.sizes import derive_sizes, kernel_settings, machine_memory
-
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
-        sizes = derive_sizes(machine_memory(), library().cpus, settings)
-        constants = kernel_settings(settings, self._histograms, sizes, bool(self._outputs.spans), os.getpid())
-        attach = None if settings.ebpf.attach == "auto" else settings.ebpf.attach
-        self._program = program = Program.load(constants, sizes.maps, attach)
+        self._program = program = self._loading.result()
         self._ring = program.source()
         self.source = self._ring
         if self._recording is not None:
@@ -140,7 +129,7 @@ class Live:
             service_name=settings.discovery.service_name, grace_s=grace_s,
         )  # fmt: skip
         options = name_options(settings)
-        labels = Labels(options, limit=2 * sizes.series)
+        labels = Labels(options, limit=2 * self._loading.sizes.series)
         self.pipeline = Pipeline(
             self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
         )
@@ -158,7 +147,6 @@ class Live:
         self._take(self.source.poll(0.0))
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
         self._meter.use(self._outputs.metrics)
-        gc.collect()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
 
     def ready_line(self) -> str:
@@ -235,36 +223,30 @@ class Outputs:
     def build(cls, loaded: Loaded, counters: Counters) -> Outputs:
         """Raises ConfigError: what is wrong with an endpoint, a certificate or a port."""
         out, settings = cls(), loaded.settings
-        wanted = {"traces": settings.exporters.traces, "metrics": settings.exporters.metrics}
-
-        def wants(signal: str, exporter: str) -> bool:
-            names = wanted[signal]
-            return names is None or exporter in names
-
-        otlp = settings.otlp
-        if otlp.url or otlp.traces.url or otlp.metrics.url:
-            out._otlp(loaded, counters, wants)
+        traces, metrics = settings.exporters_of("traces"), settings.exporters_of("metrics")
+        if "otlp" in traces + metrics:
+            out._otlp(loaded, counters, "otlp" in traces, "otlp" in metrics)
         if settings.prometheus.address:
-            out._prometheus(settings.prometheus.address, counters, wants("metrics", "prometheus"))
-        if settings.exporters.console:
+            out._prometheus(settings.prometheus.address, counters, "prometheus" in metrics)
+        if "console" in traces + metrics:
             from exporters.console import ConsoleExporter
 
             console = ConsoleExporter(counters)
-            out.spans += [console] if wants("traces", "console") else []
-            out.metrics += [console] if wants("metrics", "console") else []
-        wanted_live = settings.exporters.live
-        out.live = not (out.spans or out.metrics) if wanted_live is None else wanted_live
+            out.spans += [console] if "console" in traces else []
+            out.metrics += [console] if "console" in metrics else []
+        wanted = settings.exporters.live
+        out.live = not (traces or metrics) if wanted is None else wanted
         return out
 
-    def _otlp(self, loaded: Loaded, counters: Counters, wants: Callable[[str, str], bool]) -> None:
+    def _otlp(self, loaded: Loaded, counters: Counters, traces: bool, metrics: bool) -> None:
         from exporters.otlp import OtlpMetricExporter, OtlpSpanExporter, batch_options, otlp_options
 
-        otlp, environ = loaded.settings.otlp, otel_environment(loaded, os.environ)
-        url = otlp.url if loaded.source.get("otlp.url") == "--otlp" else None  # over the signals' own variables
-        if wants("traces", "otlp") and (otlp.url or otlp.traces.url):
-            batch = replace(batch_options(environ), max_queue_bytes=otlp.queue_bytes)
+        environ = otel_environment(loaded, os.environ)
+        url = loaded.settings.otlp.url if loaded.source.get("otlp.url") == "--otlp" else None  # over the signals' own
+        if traces:
+            batch = replace(batch_options(environ), max_queue_bytes=loaded.settings.otlp.queue_bytes)
             self.spans.append(OtlpSpanExporter(otlp_options("traces", environ, url), counters, batch=batch))
-        if wants("metrics", "otlp") and (otlp.url or otlp.metrics.url):
+        if metrics:
             self.metrics.append(OtlpMetricExporter(otlp_options("metrics", environ, url), counters))
 
     def _prometheus(self, address: str, counters: Counters, metrics: bool) -> None:

@@ -231,16 +231,30 @@ def _command(options: argparse.Namespace) -> int:
 
         print(show(loaded, schema=options.schema))
         return 0
-    from instrumenter import agent
-    from instrumenter.config_types import duration
-
     if options.command == "replay":
+        from instrumenter import agent
+
         return agent.replay(loaded, options.file)
+    return _run(loaded, options.duration, options.file if options.command == "record" else None)
+
+
+def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
+    from instrumenter.config_types import duration as seconds
+    from instrumenter.loading import Loading
+    from instrumenter.run import require_rights
+
     try:
-        seconds = duration(options.duration) if options.duration is not None else None
+        stop_after = seconds(duration) if duration is not None else None
     except ValueError as error:
-        raise ConfigError(f"--duration: {error}, got {options.duration!r}") from None
-    return agent.run(loaded, seconds, options.file if options.command == "record" else None)
+        raise ConfigError(f"--duration: {error}, got {duration!r}") from None
+    if loaded.settings.disabled:
+        log.info("disabled by %s", loaded.source["disabled"])
+        return 0
+    require_rights()
+    loading = Loading(loaded.settings)
+    from instrumenter import agent  # takes a while to import; the kernel verifies the probes meanwhile
+
+    return agent.run(loaded, loading, stop_after, recording)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -309,3 +309,17 @@ class Settings(Group):
     disabled: bool = setting(
         False, "Do nothing: attach no probe, export nothing, end at once.", otel="OTEL_SDK_DISABLED"
     )
+
+    def exporters_of(self, signal: Literal["traces", "metrics"]) -> tuple[str, ...]:
+        """The exporters that a signal goes to: those that are configured and that `exporters` does not leave out.
+
+        Prometheus' endpoint stands for metrics even where it only serves /healthz and /readyz; see agent.Outputs.
+        """
+        own = self.otlp.traces if signal == "traces" else self.otlp.metrics
+        named = self.exporters.traces if signal == "traces" else self.exporters.metrics
+        configured = {
+            "otlp": bool(self.otlp.url or own.url),
+            "prometheus": signal == "metrics" and bool(self.prometheus.address),
+            "console": self.exporters.console,
+        }
+        return tuple(name for name, there in configured.items() if there and (named is None or name in named))

@@ -22,7 +22,7 @@ from instrumenter.routes import Routes, printable
 from instrumenter.semantics import OTHER, Key, NameOptions, split_host
 
 if TYPE_CHECKING:
-    from instrumenter.source import Exchanges
+    from instrumenter.records import Exchanges
 
 
 class _Moment(NamedTuple):

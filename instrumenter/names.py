@@ -44,7 +44,7 @@ from instrumenter.traces import Records, context, has_context, time_to_first_byt
 from instrumenter.urls import authorities, first_known, full_urls
 
 if TYPE_CHECKING:
-    from instrumenter.source import Exchanges
+    from instrumenter.records import Exchanges
     from instrumenter.telemetry import Counters
 
 __all__ = ["Labels", "NameOptions", "Namer"]

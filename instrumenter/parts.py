@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from instrumenter.config import Settings
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
-from instrumenter.histogram import Histograms, explicit, exponential
 from instrumenter.metrics import RedCollector
 from instrumenter.model import Resource, Value
 from instrumenter.names import NameOptions
@@ -23,10 +22,6 @@ from instrumenter.telemetry import Counters, reconcile
 def make_selection(settings: Settings) -> Selection:
     chosen = settings.discovery
     return Selection(**{name: getattr(chosen, name) for name in Selection.__dataclass_fields__})
-
-
-def make_histograms(settings: Settings) -> Histograms:
-    return exponential() if settings.metrics.histogram == "exponential" else explicit(settings.metrics.boundaries)
 
 
 def name_options(settings: Settings) -> NameOptions:
@@ -56,15 +51,12 @@ def own_resource(host: Host) -> Resource:
 
 
 def account(counters: Counters, red: RedCollector, name: Callable[[int], str]) -> str:
-    """One line: where every exchange went."""
-    rows = reconcile(counters, red.totals(), name)
-    by_exporter = dict.fromkeys(row.exporter for row in rows)
+    """One line: where every exchange of every selected service went."""
+    rows = [row for row in reconcile(counters, red.totals(), name) if row.service]
     parts = []
-    for exporter in by_exporter:
+    for exporter in dict.fromkeys(row.exporter for row in rows):
         own = [row for row in rows if row.exporter == exporter]
         seen, sampled, exported = (sum(getattr(r, f) for r in own) for f in ("seen", "sampled_out", "exported"))
         lost = sum(sum(r.lost.values()) for r in own)
-        parts.append(
-            f"{exporter or 'no exporter'}: {exported} exported, {sampled} sampled out, {lost} lost of {seen} seen"
-        )
-    return "exchanges: " + ("; ".join(parts) or "none seen")
+        parts.append(f"{exporter or 'no exporter'}: {exported} exported, {sampled} sampled out, {lost} lost of {seen}")
+    return "exchanges: " + ("; ".join(parts) or "none")

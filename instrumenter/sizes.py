@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from instrumenter.bpf.abi import KNOWN_METHODS, RED, SETTINGS, Sampler, Verdict
 from instrumenter.bpf.program import MapSizes
 from instrumenter.config import Settings
-from instrumenter.histogram import Histograms
+from instrumenter.histogram import Histograms, explicit, exponential
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -114,3 +114,8 @@ def kernel_settings(
 def ratio_bound(ratio: float) -> int:
     """OpenTelemetry's TraceIdRatioBased: sampled if the low 64 bits of the trace id are below this."""
     return round(ratio * (1 << 64))
+
+
+def make_histograms(settings: Settings) -> Histograms:
+    """The buckets that the kernel counts in. Raises ConfigError."""
+    return exponential() if settings.metrics.histogram == "exponential" else explicit(settings.metrics.boundaries)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of all tests, and what `@pytest.mark.kernel` means: root and a kernel that takes BPF, else skipped with the reason.
+"""Fixtures of all tests, and what `@pytest.mark.kernel` means: root and BPF, else skipped with the reason.
 
 In the virtual machines of tests/vm (STINGLESS_VM=1) the reason is an error: there nothing may be missing.
 """
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-
 from collector import Collector
 from running import ROOT, Agent
 

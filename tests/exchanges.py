@@ -10,25 +10,17 @@ from __future__ import annotations
 import ipaddress
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import EXCHANGE, TEXT_LONG, TEXT_SHORT, Direction, Flag, Outcome, Protocol
-from instrumenter.model import U8, Resource
+from instrumenter.model import Resource
+from instrumenter.records import Exchanges
 from instrumenter.routes import template
 from instrumenter.semantics import METHODS
 
 SECOND = 1_000_000_000
 START = 1000 * SECOND
-
-
-class Exchanges(NamedTuple):
-    """As instrumenter.source.Exchanges."""
-
-    x: NDArray[Any]
-    text: U8
 
 
 class FixedRegistry:
@@ -152,7 +144,11 @@ def mix(rows: int, seed: int = 1, diverse: bool = False) -> Exchanges:
 def _one_of_mix(rng: np.random.Generator, row: int, diverse: bool) -> Exchanges:
     svc = int(rng.integers(1, 11))
     client = rng.random() < 0.2
-    target = b"/api/v%d/%s/%d" % (svc, (b"users", b"orders", b"carts", b"items", b"sessions")[row % 5], rng.integers(10**6))
+    target = b"/api/v%d/%s/%d" % (
+        svc,
+        (b"users", b"orders", b"carts", b"items", b"sessions")[row % 5],
+        rng.integers(10**6),
+    )
     if rng.random() < 0.2:
         target += b"?page=%d&sort=name" % rng.integers(100)
     agent, host = AGENTS[row % 4], b"service-%d.shop.svc.cluster.local:8080" % svc

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes processes as /proc shows them into a directory, for tests that need one more than tests/proc has."""
+"""Processes for tests of discovery: written into a directory as /proc shows them, or really running."""
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
-from collections.abc import Iterable, Mapping
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 TCP_HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -25,7 +30,7 @@ def add_process(
     files: Mapping[str, str] | None = None,
     listens: Mapping[int, int] | None = None,
 ) -> None:
-    """command: a shell's line, or argv. files: path within the process's root -> text. listens: port -> socket inode."""
+    """command: a shell's line, or argv. files: path within the process's root -> text. listens: port -> inode."""
     argv = shlex.split(command) if isinstance(command, str) else list(command)
     process = root / str(pid)
     (process / "fd").mkdir(parents=True)
@@ -49,5 +54,21 @@ def add_process(
     rows = []
     for i, (port, inode) in enumerate((listens or {}).items()):
         (process / "fd" / str(3 + i)).symlink_to(f"socket:[{inode}]")
-        rows.append(f"{i:4}: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n")
+        address = f"00000000:{port:04X} 00000000:0000"
+        rows.append(f"{i:4}: {address} 0A 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n")
     (process / "net" / "tcp").write_text(TCP_HEAD + "".join(rows))
+
+
+@contextmanager
+def python_child(code: str, *args: str, **environ: str) -> Iterator[tuple[int, str]]:
+    """A child that runs `code`, which prints one line: its pid and that line. It lives until the block ends."""
+    command = [sys.executable, "-u", "-c", code + "; input()", *args]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | environ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            # Not before it runs: while it is being executed, its command line and environment are empty.
+            assert select.select([child.stdout], [], [], 20)[0], "the child does not start"
+            yield child.pid, child.stdout.readline().decode()
+        finally:
+            child.stdin.write(b"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of the code, as tests: who may import whom, and how long files and functions may be. `make check` runs it."""
+"""The shape of the code, as tests: who may import whom, how long files and functions may be. Part of `make check`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import otlp_spans
 import pytest
+from exchanges import FixedRegistry, mix
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -18,8 +20,6 @@ from exporters.page import Page, Scratch, varint_size
 from instrumenter.model import KIND_CLIENT, KIND_SERVER, Resource, Shape, Spans, Text, Value
 from instrumenter.names import Namer
 from instrumenter.telemetry import Counters
-from tests import otlp_spans
-from tests.exchanges import FixedRegistry, mix
 
 EDGES = [0, 1, 127, 128, 16_383, 16_384, 2**21 - 1, 2**21, 2**28, 2**35, 2**42, 2**49, 2**56 - 1, 2**56, 2**63 - 1]
 RESOURCES = [
@@ -63,8 +63,8 @@ def random_spans(seed: int, rows: int, widest: int = 300) -> Spans:
         rng.integers(0, 256, rows, dtype=np.uint8), start, start + rng.integers(0, 2, rows).astype(np.uint64),
         {"always": rng.choice(EDGES, rows).astype(np.int64), "sometimes": number,
          "small": rng.integers(0, 128, rows), "never": np.full(rows, -1, np.int64)},
-        {"short": column(rng, rows, 20, 0.3), "long": column(rng, rows, widest, 0.3), "all": column(rng, rows, 110, 0.0),
-         "none": column(rng, rows, 5, 1.0), "empty": Text(np.zeros((rows, 0), np.uint8), np.zeros(rows, np.int32))},
+        {"short": column(rng, rows, 20, 0.3), "long": column(rng, rows, widest, 0.3),
+         "all": column(rng, rows, 110, 0.0), "none": column(rng, rows, 5, 1.0), "empty": Text(np.zeros((rows, 0), np.uint8), np.zeros(rows, np.int32))},
         column(rng, rows, 40, 0.5),
     )  # fmt: skip
 

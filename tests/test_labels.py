@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exchanges import START, exchange, mix, together
 
 from instrumenter.bpf.abi import Direction, Flag, Outcome
 from instrumenter.labels import Labels
 from instrumenter.model import Exemplar
-from tests.exchanges import START, Exchanges, exchange, mix, together
+from instrumenter.records import Exchanges
 
 SERVER_LABELS: dict[str, Any] = {
     "http.request.method": "GET",

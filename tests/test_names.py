@@ -6,14 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import otlp_spans
 import pytest
+from exchanges import START, FixedRegistry, exchange, mix, together
 
 from exporters.encode import SpanEncoder
 from instrumenter.bpf.abi import TEXT_LONG, TEXT_SHORT, Direction, Flag, Outcome, Protocol
 from instrumenter.names import NameOptions, Namer
+from instrumenter.records import Exchanges
 from instrumenter.telemetry import Counters
-from tests import otlp_spans
-from tests.exchanges import START, Exchanges, FixedRegistry, exchange, mix, together
 
 OFFSET = 1_700_000_000_000_000_000
 SERVER, CLIENT = Direction.SERVER, Direction.CLIENT
@@ -131,7 +132,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[str
     ),
     "unknown version": ({"protocol": Protocol.UNKNOWN}, {}, {}, ("network.protocol.version",)),
     "host without port": ({"host": b"shop.example"}, {}, {"server.port": 80}, ()),
-    "host without port, TLS": ({"host": b"shop.example", "tls": 1}, {}, {"server.port": 443, "url.scheme": "https"}, ()),
+    "host without port, TLS": (
+        {"host": b"shop.example", "tls": 1}, {}, {"server.port": 443, "url.scheme": "https"}, (),
+    ),
     "host is IPv6": ({"host": b"[2001:db8::1]:81"}, {}, {"server.address": "2001:db8::1", "server.port": 81}, ()),
     "host of nothing but a port": ({"host": b":81"}, {}, {"server.address": "10.0.0.2", "server.port": 81}, ()),
     "host with a bad port": ({"host": b"h:99999"}, {}, {"server.address": "h", "server.port": 80}, ()),
@@ -260,7 +263,9 @@ CLIENT_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tu
 }  # fmt: skip
 
 
-def expected(plain: dict[str, Any], case: tuple[Any, dict[str, Any], dict[str, Any], tuple[str, ...]]) -> dict[str, Any]:
+def expected(
+    plain: dict[str, Any], case: tuple[Any, dict[str, Any], dict[str, Any], tuple[str, ...]]
+) -> dict[str, Any]:
     _, new, attributes, gone = case
     kept = {k: v for k, v in plain["attributes"].items() if k not in gone}
     return {**plain, **new, "attributes": {**kept, **attributes}}
@@ -305,7 +310,9 @@ def test_texts_lie_where_the_offsets_say() -> None:
     assert (span["attributes"]["server.address"], span["attributes"]["server.port"]) == ("h", 1)
 
 
-@pytest.mark.parametrize("field", ["target_len", "host_len", "agent_len", "host_off", "agent_off", "text_len", "state_off"])
+@pytest.mark.parametrize(
+    "field", ["target_len", "host_len", "agent_len", "host_off", "agent_off", "text_len", "state_off"]
+)
 def test_lengths_beyond_the_text_leave_the_texts_out(field: str) -> None:
     batch = exchange(state=b"a=1", flags=Flag.SAMPLED | Flag.TRACEPARENT)
     batch.x[field] = np.iinfo(batch.x.dtype[field]).max
@@ -406,6 +413,10 @@ def test_random_headers_of_records_never_break_a_batch() -> None:
     for _ in range(30):
         raw[rng.integers(300, size=40), rng.integers(raw.shape[1], size=40)] = rng.integers(256, size=40)
         found, counters = named(batch)
-        assert len(found) + counters.value("spans.dropped.unnamed") + counters.value("spans.dropped.unselected") + (
-            counters.value("exchanges.taught")
-        ) == 300
+        assert (
+            len(found)
+            + counters.value("spans.dropped.unnamed")
+            + counters.value("spans.dropped.unselected")
+            + (counters.value("exchanges.taught"))
+            == 300
+        )

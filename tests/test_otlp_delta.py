@@ -13,7 +13,9 @@ from exporters.otlp_delta import Buckets, Point, downscale, increment, went_back
 from instrumenter.model import Exemplar, ExplicitBuckets, ExponentialBuckets, HistogramPoint, NumberPoint
 
 
-def histogram(buckets: Buckets, time_ns: int, total: float = 0.0, exemplars: tuple[Exemplar, ...] = ()) -> HistogramPoint:
+def histogram(
+    buckets: Buckets, time_ns: int, total: float = 0.0, exemplars: tuple[Exemplar, ...] = ()
+) -> HistogramPoint:
     count = sum(buckets.counts) + (buckets.zero_count if isinstance(buckets, ExponentialBuckets) else 0)
     return HistogramPoint((("k", "v"),), 100, time_ns, count, total, buckets, exemplars)
 

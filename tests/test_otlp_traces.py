@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collector import METRICS, TRACES, Answer, Collector, Tls
+from collector import METRICS, TRACES, Answer, Collector, Tls, count_spans
 from otlp_parts import QUICK, ProtoEncoder, account, eventually, free_port, make_certificates, make_spans, options_for
 
 from exporters.otlp import BatchOptions, OtlpOptions, OtlpSpanExporter
@@ -420,3 +420,25 @@ def test_relay_of_gzip_is_what_was_encoded(collector: Collector) -> None:
     transport.close()
     assert collector.received[TRACES].bodies == [body]
     assert collector.received[METRICS].attempts == 0
+
+
+def test_own_encoder(collector: Collector) -> None:
+    """With the encoder that is used when none is given: columns in, the same spans out, several requests."""
+    counters = Counters()
+    options = options_for(collector.http_url)
+    exporter = OtlpSpanExporter(options, counters, batch=BatchOptions(delay_s=0.0, max_batch_spans=4000))
+    exporter.export_spans(make_spans(10_000, ("a", "b")))
+    exporter.close(20)
+    assert account(counters) == {"spans.exported": 10_000}
+    assert counters.value("spans.exported", service="b") == 5000
+    assert sorted(int.from_bytes(s.span_id, "big") for s in collector.spans()) == list(range(1, 10_001))
+    scopes = [s for r in collector.trace_requests() for rs in r.resource_spans for s in rs.scope_spans]
+    assert {s.scope.name for s in scopes} == {"stingless"}
+    assert len(collector.trace_requests()) == 3
+
+
+def test_the_collector_counts_what_it_would_decode(collector: Collector) -> None:
+    body = ProtoEncoder().encode(make_spans(3000, ("a", "b", "c")))[0][0]
+    assert count_spans(body) == 3000
+    assert count_spans(b"") == 0
+    assert count_spans(body + body) == 6000

@@ -70,7 +70,6 @@ COMMANDS = [
     (NODE, "/", "node /srv/cart/mailer.mjs", "mailer"),
     (NODE, "/", "node --title=quotes /srv/x/server.js", "quotes"),
     (NODE, "/srv/web", "node /srv/web/node_modules/.bin/next start -p 3000", "web-frontend"),
-    (NODE, "/srv/landing", "next-server (v14.1.0)", "landing"),
     (NODE, "/srv/landing", ["next-server (v14.1.0)"], "landing"),
     (NODE, "/", "node /usr/lib/node_modules/npm/bin/npm-cli.js start", "npm"),
     (NODE, "/", ["PM2 v5.3.0: God Daemon (/root/.pm2)"], "pm2"),
@@ -81,14 +80,14 @@ COMMANDS = [
     (JAVA, "/", "java -Xmx1g -jar /opt/foo-1.2.3.jar", "foo"),
     (JAVA, "/", "java -jar billing-service-0.0.1-SNAPSHOT.jar --server.port=80", "billing-service"),
     (JAVA, "/", "java -jar /srv/pricing/app.jar", "pricing"),
-    (JAVA, "/deployments", "java -jar /opt/rates/quarkus-app/quarkus-run.jar", "quarkus-app"),
+    (JAVA, "/deployments", "java -jar /opt/rates/quarkus-app/quarkus-run.jar", "rates"),
     (JAVA, "/", "java -Dspring.application.name=loans -jar app.jar", "loans"),
     (JAVA, "/", "java -jar app.jar --spring.application.name=loans2", "loans2"),
     (JAVA, "/", "java -cp /a.jar:/b.jar -Dx=y com.acme.checkout.Main --port 80", "checkout"),
     (JAVA, "/", "java -cp /a.jar com.acme.CheckoutServer", "CheckoutServer"),
     (JAVA, "/", "java -p mods -m com.acme.ledger/com.acme.ledger.App", "ledger"),
     (JAVA, "/srv/quotes", "java -cp . org.springframework.boot.loader.launch.JarLauncher", "quotes"),
-    (JAVA, "/", "java -Dcatalina.base=/var/lib/tomcat9 -cp b.jar org.apache.catalina.startup.Bootstrap start", "tomcat"),
+    (JAVA, "/", "java -Dcatalina.base=/var/lib/tomcat9 org.apache.catalina.startup.Bootstrap start", "tomcat"),
     (JAVA, "/", "java -Dcatalina.base=/srv/portal org.apache.catalina.startup.Bootstrap start", "portal"),
     (JAVA, "/", "java -Xms1g -cp /k/libs/* kafka.Kafka /etc/kafka/server.properties", "kafka"),
     # Ruby, PHP, Perl, .NET, Erlang, shells
@@ -137,13 +136,15 @@ UNIT = "0::/system.slice/shop-web.service\n"
 SESSION = "0::/user.slice/user-1000.slice/session-3.scope\n"
 MANAGER = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-shell-1.scope\n"
 
+BOTH = {"OTEL_SERVICE_NAME": "a", "OTEL_RESOURCE_ATTRIBUTES": "service.name=b"}
+
 # (executable, command line, environment, cgroup, parent's cgroup, name)
 SURROUNDINGS = [
     (PYTHON, "python /x/ledger.py", {"OTEL_SERVICE_NAME": "books"}, "", "", "books"),
     (PYTHON, "python /x/ledger.py", {"OTEL_SERVICE_NAME": ""}, "", "", "ledger"),
     (PYTHON, "python /x/ledger.py", {"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=my%20books"}, "", "", "my books"),
     (PYTHON, "python /x/ledger.py", {"OTEL_RESOURCE_ATTRIBUTES": "service.name=%zz"}, "", "", "ledger"),
-    (PYTHON, "python /x/ledger.py", {"OTEL_SERVICE_NAME": "a", "OTEL_RESOURCE_ATTRIBUTES": "service.name=b"}, "", "", "a"),
+    (PYTHON, "python /x/ledger.py", BOTH, "", "", "a"),
     (PYTHON, "python /x/ledger.py", {}, UNIT, "", "ledger"),
     (PYTHON, "python /app/main.py", {}, UNIT, "", "shop-web"),
     (PYTHON, "python /app/main.py", {}, SESSION, "", "main"),

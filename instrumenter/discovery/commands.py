@@ -152,10 +152,10 @@ def _ruby(args: Sequence[str]) -> Guess:
     if "-e" in given or not rest:
         return Guess(project=".")
     name = generic.stem(rest[0], "rb|ru")
-    if name == "jekyll" or name not in _RUBY_SERVERS:
+    if name not in _RUBY_SERVERS:
         return Guess(name, project=_parent(rest[0]))
-    directory = _value(rest, ("-C", "--dir"))
-    return Guess(_value(rest, ("--tag",)), declared=bool(_value(rest, ("--tag",))), project=directory or ".")
+    tag = _value(rest, ("--tag",))
+    return Guess(tag, declared=bool(tag), project=_value(rest, ("--dir",)) or ".")
 
 
 _PHP_VALUED: Final = word_set(

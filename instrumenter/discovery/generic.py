@@ -20,9 +20,9 @@ _FILES: Final = word_set(
 _DIRECTORIES: Final = word_set(
     "app apps application bin build classes cmd code current data deploy deployment deployments dist etc export "
     "home htdocs html http lib lib64 libexec local main node_modules opt out output package packages prod "
-    "production public release releases root run sbin script scripts server share site site-packages source "
-    "sources src srv staging standalone sys target tmp usr var venv .venv web work workdir workspace workspaces "
-    "www"
+    "production public quarkus-app release releases root run sbin script scripts server share site site-packages "
+    "source sources src srv staging standalone sys target tmp usr var venv .venv web work workdir workspace "
+    "workspaces www"
 )
 _VERSION: Final = re.compile(r"v?\d+([.+_-]\w+)*|(?=[a-f]*\d)[0-9a-f]{7,64}")  # 20240101120000, 1.2.3, a commit
 _JAR_VERSION: Final = re.compile(

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 ENVIRONMENT: Final[tuple[str, ...]] = ("HOSTNAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "RELEASE_NAME")
 
 _READ_MAX: Final = 256 * 1024  # longest file read whole; a Java class path may fill an argument of 128 KiB
+_SHORT: Final = 2048  # bytes
 _LISTEN: Final = "0A"  # TCP_LISTEN in the column `st` of net/tcp
 _TAKEN: Final = frozenset(ENVIRONMENT)
 
@@ -162,7 +163,7 @@ class ProcFS:
 def _stat(text: bytes) -> Stat | None:
     """proc_pid_stat(5): the command is in parentheses and may hold any character, so count from the last one."""
     columns = text[text.rfind(b")") + 2 :].split()
-    if len(columns) < 20:
+    if len(columns) < 20 or not (columns[1].isdigit() and columns[19].isdigit()):
         return None
     return Stat(int(columns[1]), chr(columns[0][0]), int(columns[19]))
 
@@ -203,7 +204,8 @@ def _link(directory: int | None, path: str) -> str:
 
 
 def _read(directory: int | None, path: str, limit: int = _READ_MAX) -> bytes:
-    """The file's first `limit` bytes. procfs may give less than asked for before the end, so read to the end."""
+    """The file's first `limit` bytes. procfs may give less than asked for before the end, but never less than a page's
+    half: its own buffer is at least a page, and no record in these files is longer than the other half."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
@@ -213,6 +215,8 @@ def _read(directory: int | None, path: str, limit: int = _READ_MAX) -> bytes:
         while limit > 0 and (part := os.read(file, min(limit, 16384))):
             parts.append(part)
             limit -= len(part)
+            if len(part) < _SHORT:
+                break
     except OSError:
         pass  # ESRCH: it ended meanwhile
     finally:

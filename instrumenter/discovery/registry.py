@@ -116,12 +116,9 @@ class Registry:
         self._counters.add("discovery.scans")
         known = kernel or {}
         facts = filter(None, (self._procfs.facts(pid) for pid in self._procfs.pids()))
-        threads = Image(self._allocate(), Verdict.IGNORE, None)
         # A parent began before its child, whatever their pids after a wrap-around.
         for found in sorted(facts, key=lambda f: (f.start_ticks, f.pid)):
-            if found.kernel_thread:
-                self._join(found.pid, threads)
-            elif found.pid not in self._processes:
+            if not found.kernel_thread and found.pid not in self._processes:  # the kernel knows its threads itself
                 self._find(found, known.get(found.pid, (0, 0))[0])
         # Who ended before its entry was made left without an event.
         for tgid in self._processes.keys() - set(self._procfs.pids()):

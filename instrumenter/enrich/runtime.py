@@ -55,5 +55,4 @@ def runtime(exe: str, argv0: str = "") -> Runtime:
     match = _PATTERN.fullmatch(base_name(exe or argv0))
     if match is None:
         return NATIVE
-    name = next(name for name, text in match.groupdict().items() if text is not None)
-    return _TABLE[int(name[1:])][1]
+    return _TABLE[int((match.lastgroup or "r0")[1:])][1]

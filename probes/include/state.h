@@ -15,6 +15,7 @@
 #include "abi.h"
 
 #define WINDOW 4096       /* bytes of work space for one stretch of a head */
+#define WIN_SIZE 8192     /* the next power of two behind that and a carried line */
 #define WINDOW_FIRST 512  /* read at first: most heads are shorter */
 #define WINDOW_READ 2048  /* read at once, at most */
 #define CARRY_MAX 2048    /* unfinished line that is kept */
@@ -211,7 +212,7 @@ struct scratch {
 	struct route route;
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
-	u8 win[WINDOW + CARRY_MAX + 64];
+	u8 win[WIN_SIZE + 64];
 	struct partial partial;
 };
 

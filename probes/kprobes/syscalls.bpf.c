@@ -24,11 +24,11 @@ static __always_inline void vector(struct buf *b, u64 iov, u64 n)
 
 static __always_inline bool message(struct buf *b, u64 msghdr)
 {
-	struct user_msghdr m;
+	u64 iov[2]; /* msg_iov, msg_iovlen */
 
-	if (bpf_probe_read_user(&m, sizeof(m), (void *)msghdr))
+	if (bpf_probe_read_user(iov, sizeof(iov), &((struct user_msghdr *)msghdr)->msg_iov))
 		return false;
-	vector(b, (u64)m.msg_iov, m.msg_iovlen);
+	vector(b, iov[0], iov[1]);
 	return true;
 }
 

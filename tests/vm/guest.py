@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots a stock kernel over this machine's root file system and runs one command in it: for the VM tests and benchmarks.
+"""Boots a stock kernel over this machine's root file system and runs one command in it: for VM tests and benchmarks.
 
-The rule it protects: nothing the guest does reaches this machine, but files in `results`. So never `--rw`, which lets the
-guest's init rewrite the host's /etc; the root is mounted read-only, with overlays in memory above it.
+The rule it protects: nothing the guest does reaches this machine, but files in `results`. So never `--rw`, which lets
+the guest's init rewrite the host's /etc; the root is mounted read-only, with overlays in memory above it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`exit_code` is the command's; `output` is what it printed; `seconds` is the whole boot on this machine's clock."""
+    """`exit_code` is the command's; `output` is what it printed; `seconds`: the whole boot, this machine's clock."""
 
     exit_code: int
     output: str
