@@ -16,7 +16,6 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 -Wall -Werror -Iprobes/include -idiraf
 DEFINE_x86_64  := -D__TARGET_ARCH_x86
 DEFINE_aarch64 := -D__TARGET_ARCH_arm64
 
-SOURCES := $(sort $(shell find probes -name '*.bpf.c'))
 
 V ?= 0
 ifeq ($(V),1)
@@ -44,24 +43,16 @@ setup:
 
 bpf: $(OBJECTS)
 
-# One object per source and architecture, then linked: `extern` maps of several files become one.
+# One object per architecture, of one translation unit that includes every probe.
 define architecture
-PARTS_$(1) := $$(SOURCES:probes/%.c=$(BUILD)/$(1)/%.o)
-
-$$(PARTS_$(1)): $(BUILD)/$(1)/%.o: probes/%.c Makefile
+instrumenter/objects/probes.$(1).bpf.o: probes/probes.bpf.c Makefile
 	$$(call say,BPF,$$@)
-	@mkdir -p $$(@D)
-	$$(Q)$$(CLANG) $$(BPF_CFLAGS) $$(DEFINE_$(1)) -MMD -MP -c $$< -o $$@
-
-instrumenter/objects/probes.$(1).bpf.o: $$(PARTS_$(1))
-	$$(if $$(SOURCES),,$$(error no probes/**/*.bpf.c to build))
-	$$(call say,LINK,$$@)
-	@mkdir -p $$(@D)
-	$$(Q)$$(BPFTOOL) gen object $$@.tmp $$^
+	@mkdir -p $$(@D) $(BUILD)
+	$$(Q)$$(CLANG) $$(BPF_CFLAGS) $$(DEFINE_$(1)) -MMD -MP -MT $$@ -MF $(BUILD)/$(1).d -c $$< -o $$@.tmp
 	$$(Q)$$(STRIP) -g $$@.tmp
 	$$(Q)mv $$@.tmp $$@
 
--include $$(PARTS_$(1):.o=.d)
+-include $(BUILD)/$(1).d
 endef
 $(foreach arch,$(ARCHES),$(eval $(call architecture,$(arch))))
 

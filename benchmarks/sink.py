@@ -17,7 +17,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Le
 
 
 def serve(connection: socket.socket, folder: Path, lock: threading.Lock) -> None:
-    with connection, connection.makefile("rb", 1 << 20) as reader:
+    with connection, connection.makefile("rb") as reader:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while request := reader.readline():
             path = request.split()[1].decode()
@@ -27,7 +27,7 @@ def serve(connection: socket.socket, folder: Path, lock: threading.Lock) -> None
             connection.sendall(ANSWER)
 
 
-def _content_length(reader: io.BufferedIOBase) -> int:
+def _content_length(reader: io.BufferedReader) -> int:
     length = 0
     while (line := reader.readline()) not in (b"\r\n", b""):
         name, _, value = line.partition(b":")

@@ -28,7 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 START_WITHIN_S = 30.0
-COUNT_WITHIN_S = 10.0
+COUNT_WITHIN_S = 15.0
+STEADY_S = 3.0
 
 FLASK = """\
 import json, urllib.request
@@ -63,13 +64,14 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"os"
 )
 
 func main() {
 	http.HandleFunc("/stock/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "in stock:", r.URL.Path)
 	})
-	panic(http.ListenAndServe("127.0.0.1:%d", nil))
+	panic(http.ListenAndServe("127.0.0.1:"+os.Args[1], nil))
 }
 """
 NGINX = """\
@@ -124,8 +126,8 @@ def services(folder: Path) -> list[Service]:
     ]
     if shutil.which("node"):
         found.append(Service("node", node, ["node", str(folder / "hello.js")], ("/users/#/profile", "/missing/#")))
-    if binary := _go(folder, go):
-        found.append(Service("go", go, [binary], ("/stock/#",)))
+    if binary := _go():
+        found.append(Service("go", go, [binary, str(go)], ("/stock/#",)))
     return found
 
 
@@ -133,16 +135,24 @@ def _static(port: int, folder: Path) -> list[str]:
     return [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(folder / "files"), str(port)]
 
 
-def _go(folder: Path, port: int) -> str:
-    """The built sample, or nothing where there is no Go."""
+def _go() -> str:
+    """The built sample, or nothing where there is no Go. Kept in build/demo: the first build takes a minute."""
     go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
     if go is None:
         return ""
-    (folder / "stock.go").write_text(GO % port)
-    target = folder / "stock"
-    env = os.environ | {"GOFLAGS": "-mod=mod", "GO111MODULE": "off", "GOCACHE": str(folder / "go-cache")}
-    built = subprocess.run([go, "build", "-o", target, folder / "stock.go"], env=env, capture_output=True, check=False)
-    return str(target) if built.returncode == 0 else ""
+    folder = ROOT / "build" / "demo"
+    source, target = folder / "stock.go", folder / "stock"
+    if not (target.exists() and source.exists() and source.read_text() == GO):
+        print("demo: building the Go sample", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        source.write_text(GO)
+        env = os.environ | {"GO111MODULE": "off", "GOCACHE": str(folder / "go-cache")}
+        built = subprocess.run([go, "build", "-o", target, source], env=env, capture_output=True, check=False)
+        if built.returncode != 0:
+            print("demo: the Go sample does not build here; going on without it", file=sys.stderr)
+            source.unlink()
+            return ""
+    return str(target)
 
 
 class Children:
@@ -208,7 +218,7 @@ def load(service: Service, sent: Counter[str], stop: threading.Event) -> None:
     connection.close()
 
 
-def counted(port: int, services: list[Service]) -> Counter[str]:
+def counted(port: int) -> Counter[str]:
     """Requests that the agent counted as received, by service of the demo: from its Prometheus endpoint."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
@@ -263,7 +273,7 @@ def run(folder: Path, seconds: float, sent: Counter[str]) -> int:
         stop.set()
         for thread in threads:
             thread.join()
-        got = _settled(endpoint, samples) if agent.poll() is None else Counter()
+        got = _settled(endpoint) if agent.poll() is None else Counter()
         _signal(agent, signal.SIGTERM)
         code = agent.wait(20)
         summary(sent, got)
@@ -286,17 +296,16 @@ def _wait_ready(endpoint: int) -> None:
     raise SystemExit(f"demo: the agent is not ready after {START_WITHIN_S:.0f} s")
 
 
-def _settled(endpoint: int, samples: list[Service]) -> Counter[str]:
-    """The counts once two reads in a row agree, as the load has stopped."""
+def _settled(endpoint: int) -> Counter[str]:
+    """The counts once they stay the same for longer than the endpoint caches them, as the load has stopped."""
     deadline = time.monotonic() + COUNT_WITHIN_S
-    before = counted(endpoint, samples)
-    while time.monotonic() < deadline:
-        time.sleep(0.5)
-        now = counted(endpoint, samples)
-        if now == before:
-            break
-        before = now
-    return before
+    got, since = counted(endpoint), time.monotonic()
+    while time.monotonic() < min(deadline, since + STEADY_S):
+        time.sleep(0.2)
+        now = counted(endpoint)
+        if now != got:
+            got, since = now, time.monotonic()
+    return got
 
 
 if __name__ == "__main__":

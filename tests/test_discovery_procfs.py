@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from proc_tree import python_child
+from proc_tree import add_process, python_child
 
 from instrumenter.discovery.procfs import Facts, ProcFS, Stat
 
@@ -60,6 +60,13 @@ def test_unreadable_files_leave_fields_empty(tmp_path: Path) -> None:
     assert ProcFS(tmp_path).facts(7) is None
 
 
+def test_first_of_equal_variables_counts(tmp_path: Path) -> None:
+    add_process(tmp_path, 7, "a", environ={"OTEL_SERVICE_NAME": "first\0OTEL_SERVICE_NAME=second"})
+    facts = ProcFS(tmp_path).facts(7)
+    assert facts is not None
+    assert facts.environ == {"OTEL_SERVICE_NAME": "first"}
+
+
 def test_kernel_threads() -> None:
     procfs = ProcFS(TREE)
     found = [pid for pid in procfs.pids() if (facts := procfs.facts(pid)) is not None and facts.kernel_thread]
@@ -68,7 +75,7 @@ def test_kernel_threads() -> None:
 
 @pytest.mark.parametrize(("pid", "ports"), [(100, {80, 443}), (101, {80, 443}), (300, {8080}), (1, set())])
 def test_ports_of_the_tree(pid: int, ports: set[int]) -> None:
-    """300 has its listener in tcp6 only, a connection from the same port in tcp, and one more in tcp6."""
+    """300 has its listener in tcp6 only, and a connection of its own in tcp."""
     assert ProcFS(TREE).ports(pid) == ports
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from proc_tree import add_process, python_child
 
 from instrumenter.bpf.abi import EVENT, FIRST_KERNEL_SVC, EventKind, Verdict
-from instrumenter.discovery.procfs import ProcFS
+from instrumenter.discovery.procfs import Facts, ProcFS
 from instrumenter.discovery.registry import Registry
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
@@ -123,6 +123,9 @@ def test_resource_of_a_scanned_service(scanned: Bench) -> None:
     assert resource.get("service.version") == "1.2+dev"
     assert resource.get("process.pid") == 400
     assert scanned.registry.name(svc) == "files"
+    nginx = scanned.registry.resource(scanned.kernel.procs[102][0])
+    assert nginx is not None
+    assert nginx.get("process.command") == "nginx"  # not the whole title
     checkout = scanned.registry.resource(scanned.kernel.procs[300][0])
     assert checkout is not None
     assert len(str(checkout.get("container.id"))) == 64
@@ -269,6 +272,8 @@ def test_listening_on_a_selected_port(tmp_path: Path) -> None:
     assert [info.ports for info in bench.registry.services()] == [(85,)]
     bench.handle(event(LISTEN, 50, SVC, port=99))
     assert bench.kernel.procs == {50: (SVC, Verdict.IGNORE), 51: (SVC, Verdict.IGNORE)}
+    bench.handle(event(LISTEN, 50, SVC, port=86))  # still listens on 99, too
+    assert bench.kernel.procs[50] == (SVC, Verdict.IGNORE)
     assert bench.registry.services() == []
 
 
@@ -339,6 +344,36 @@ def test_child_of_another_name_is_another_service(tmp_path: Path) -> None:
     assert one is not None
     assert other is not None
     assert one.get("service.instance.id") != other.get("service.instance.id")
+
+
+def test_process_that_ended_during_the_scan(tmp_path: Path) -> None:
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path)
+
+    class Ends(ProcFS):
+        """Looked at, then gone before the verdict reaches the kernel."""
+
+        def facts(self, pid: int) -> Facts | None:
+            found = super().facts(pid)
+            shutil.rmtree(tmp_path / str(pid))
+            return found
+
+    builder = ResourceBuilder(Host((), "machine", "boot"), "0")
+    kernel = bench.kernel
+    registry = Registry(
+        Selection(), Ends(tmp_path), kernel.set_process, bench.counters, builder, delete_process=kernel.delete_process
+    )
+    registry.scan()
+    assert len(kernel.told) == 1
+    assert kernel.procs == {}
+    assert registry.services() == []
+
+
+def test_listener_whose_fork_was_lost(tmp_path: Path) -> None:
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path)
+    bench.handle(event(EXEC, 50, SVC), event(LISTEN, 51, SVC, port=80), event(EXIT, 50, SVC))
+    assert [info.processes for info in bench.registry.services()] == [1]
 
 
 def test_resync_finds_what_lost_events_told(tmp_path: Path) -> None:

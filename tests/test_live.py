@@ -214,6 +214,25 @@ def test_plain_tables_where_there_is_no_terminal() -> None:
     assert counters.value("spans.exported", exporter="live", service="shop") == 2
 
 
+def test_plain_tables_keep_their_distance() -> None:
+    class Clocked(io.StringIO):
+        def write(self, text: str) -> int:
+            times.append(time.monotonic())
+            return super().write(text)
+
+    times: list[float] = []
+    out = Clocked()
+    view = LiveView(Counters(), "", out, plain_every_s=0.3)
+
+    def shown() -> bool:
+        view.export_metrics([durations(point([0.1]))])
+        return out.getvalue().count("requests since") >= 3
+
+    wait_for(shown)
+    assert max(times) - min(times) >= 0.6
+    view.close(5.0)
+
+
 def test_in_place_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

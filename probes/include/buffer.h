@@ -3,8 +3,7 @@
 #ifndef STINGLESS_BUFFER_H
 #define STINGLESS_BUFFER_H
 
-#include <bpf/bpf_core_read.h>
-#include "maps.h"
+#include "peek.h"
 
 #define MAX_SEGMENTS 1024 /* UIO_MAXIOV */
 
@@ -54,7 +53,7 @@ static long gather_segment(u32 i, struct gather *g)
 }
 
 /* Copies `n` bytes (at most WINDOW_READ) that begin `off` bytes into the call to win[at]. Returns 0, or -1 if unreadable. */
-__weak __noinline int read_bytes(struct scratch *s, u64 off, u32 at, u32 n)
+__noinline int read_bytes(struct scratch *s, u64 off, u32 at, u32 n)
 {
 	struct gather g;
 
@@ -97,25 +96,24 @@ static __always_inline u64 iov_total(u64 array, u64 segments)
 }
 
 /* The iterator of a call that has not moved anything yet. */
-static __always_inline void buf_of_iter(struct buf *b, struct iov_iter *i)
+static __always_inline void buf_of_iter(struct buf *b, u64 iter)
 {
-	u8 type = BPF_CORE_READ(i, iter_type);
+	u8 type = PEEK(struct iov_iter, iter, iter_type);
+	struct iov_iter___before_6_4 *old = (void *)iter;
 
 	b->kind = BUF_NONE;
-	b->skip = BPF_CORE_READ(i, iov_offset);
+	b->skip = PEEK(struct iov_iter, iter, iov_offset);
 	b->segments = 1;
 	if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) && type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {
 		b->kind = BUF_FLAT;
-		b->base = (u64)BPF_CORE_READ(i, ubuf);
+		b->base = (u64)PEEK(struct iov_iter, iter, ubuf);
 	} else if (type == bpf_core_enum_value(enum iter_type, ITER_IOVEC)) {
-		struct iov_iter___before_6_4 *old = (void *)i;
-
 		b->kind = BUF_IOV_KERNEL;
-		b->segments = BPF_CORE_READ(i, nr_segs);
+		b->segments = PEEK(struct iov_iter, iter, nr_segs);
 		if (bpf_core_field_exists(old->iov))
 			b->base = (u64)BPF_CORE_READ(old, iov);
 		else
-			b->base = (u64)BPF_CORE_READ(i, __iov);
+			b->base = (u64)PEEK(struct iov_iter, iter, __iov);
 	}
 }
 
@@ -143,11 +141,11 @@ static long unroll_segment(u32 i, struct unroll *u)
 }
 
 /* The iterator of a call that has moved `moved` bytes: gone back by as many, as iov_iter_revert() does. */
-static __always_inline void buf_of_moved_iter(struct buf *b, struct iov_iter *i, u64 moved)
+static __always_inline void buf_of_moved_iter(struct buf *b, u64 iter, u64 moved)
 {
 	struct unroll u = { .left = moved };
 
-	buf_of_iter(b, i);
+	buf_of_iter(b, iter);
 	if (b->skip >= moved) {
 		b->skip -= moved;
 		return;

@@ -10,13 +10,15 @@
 #include <bpf/bpf_endian.h>
 #include "red.h"
 #include "head.h"
+#include "peek.h"
 
 static __always_inline void make_ids(struct held *h, const struct head *head)
 {
 	struct exchange *x = &h->e.x;
-	u64 span = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	u64 seed = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
 
-	*(u64 *)x->span_id = span ? span : 1;
+	seed = mix(seed, x->start_ns); /* never twice the same, whatever the generator's state */
+	*(u64 *)x->span_id = mix(seed, 1) | 1;
 	if (head->has_trace) {
 		__builtin_memcpy(x->trace_id, head->trace_id, 16);
 		__builtin_memcpy(x->parent_id, head->parent_id, 8);
@@ -24,44 +26,45 @@ static __always_inline void make_ids(struct held *h, const struct head *head)
 		x->flags |= FLAG_TRACEPARENT;
 		return;
 	}
-	((u64 *)x->trace_id)[0] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
-	((u64 *)x->trace_id)[1] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
-	*(u64 *)x->parent_id = 0;
+	((u64 *)x->trace_id)[0] = mix(seed, x->connection) | 1;
+	((u64 *)x->trace_id)[1] = seed;
 }
 
-static __always_inline void read_endpoints(struct exchange *x, struct sock *sk)
+static __always_inline void read_endpoints(struct exchange *x, u64 sk)
 {
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	u16 family = PEEK(struct sock_common, sk, skc_family);
+	u32 *local = (u32 *)x->local_addr, *remote = (u32 *)x->remote_addr;
 
-	x->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	x->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	x->local_port = PEEK(struct sock_common, sk, skc_num);
+	x->remote_port = bpf_ntohs(PEEK(struct sock_common, sk, skc_dport));
 	if (family == AF_INET6) {
-		BPF_CORE_READ_INTO(&x->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&x->remote_addr, sk, __sk_common.skc_v6_daddr);
+		struct sock_common *c = (void *)sk;
+
+		BPF_CORE_READ_INTO(&x->local_addr, c, skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&x->remote_addr, c, skc_v6_daddr);
 		x->flags |= FLAG_IPV6;
 		return;
 	}
-	((u32 *)x->local_addr)[2] = bpf_htonl(0xffff);
-	((u32 *)x->remote_addr)[2] = bpf_htonl(0xffff);
-	((u32 *)x->local_addr)[3] = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
-	((u32 *)x->remote_addr)[3] = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+	local[2] = remote[2] = bpf_htonl(0xffff);
+	local[3] = PEEK(struct sock_common, sk, skc_rcv_saddr);
+	remote[3] = PEEK(struct sock_common, sk, skc_daddr);
 }
 
 /* What conn.slot has no room for. */
-static __always_inline void hold(struct scratch *s, struct conn *c, struct message_key *key)
+static __always_inline void hold(struct scratch *s, struct conn *c, struct message_key *key, bool long_text)
 {
 	struct scratch *own = get_scratch(s->slot); /* the same, as the map's memory: older verifiers insert no other */
 
 	if (!own)
 		return;
-	if (own->held.has_long_text && bpf_map_update_elem(&long_texts, key, own->text, BPF_ANY))
+	if (long_text && bpf_map_update_elem(&long_texts, key, own->text, BPF_ANY))
 		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
 	if (c->slot_of != key->number + 1 && bpf_map_update_elem(&pending, key, &own->held, BPF_ANY))
 		count_loss(s->op.svc, LOSS_PIPELINE_FULL);
 }
 
 /* A request's head is whole: from scratch into conn.slot or `pending`. */
-__weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
+__noinline int begin_exchange(struct scratch *s, struct conn *c)
 {
 	struct message_key key = {};
 	struct exchange *x;
@@ -69,9 +72,13 @@ __weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
 
 	if (!s || !c)
 		return 0;
-	h = &s->held;
+	key.sk = c->sk;
+	key.number = c->begun;
+	h = c->slot_of ? &s->held : &c->slot;
+	if (!c->slot_of)
+		c->slot_of = key.number + 1;
 	x = &h->e.x;
-	__builtin_memset(h, 0, sizeof(*x) + offsetof(struct exchange_short, text));
+	__builtin_memset(x, 0, sizeof(*x));
 	x->key.route = s->head.route;
 	x->key.svc = s->op.svc;
 	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;
@@ -102,18 +109,12 @@ __weak __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
 	make_ids(h, &s->head);
-	read_endpoints(x, (struct sock *)c->sk);
-	key.sk = c->sk;
-	key.number = c->begun;
+	read_endpoints(x, c->sk);
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		__builtin_memcpy(h->e.text, s->text, TEXT_SHORT);
-	if (!c->slot_of) {
-		__builtin_memcpy(&c->slot, h, sizeof(*h));
-		c->slot_of = key.number + 1;
-	}
 	if (c->slot_of != key.number + 1 || h->has_long_text)
-		hold(s, c, &key);
+		hold(s, c, &key, h->has_long_text);
 	c->begun = key.number + 1;
 	return 0;
 }
@@ -185,7 +186,7 @@ static __always_inline u64 body_bytes(const struct half *h, u64 whole)
 }
 
 /* The oldest request's response is over: by completion, or as `outcome` says. */
-__weak __noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
+__noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
 {
 	struct message_key key = {};
 	struct exchange *x;

@@ -31,7 +31,12 @@ static __always_inline u32 keep_text(struct scratch *s, u32 at, u32 n, u32 max)
 	barrier_var(n); /* checked here, on the register that the helper gets */
 	if (to > TEXT_LONG - max || n > max || at > WIN_MAX - max)
 		return 0;
-	bpf_probe_read_kernel(s->text + to, n, s->win + at);
+	if (n > 32) {
+		bpf_probe_read_kernel(s->text + to, n, s->win + at);
+	} else { /* what is too much is written over by the next piece */
+		for (u32 i = 0; i < 32; i += 8)
+			*(u64 *)(s->text + to + i) = word_at(win_at(s, at + i));
+	}
 	s->head.text_len = to + n;
 	return to;
 }
@@ -58,7 +63,7 @@ static __always_inline bool read_version(struct scratch *s, u64 w)
 }
 
 /* method SP request-target SP HTTP-version, in win[at .. end). Returns 0, or -1: not HTTP/1. `cut`: the line goes on. */
-__weak __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
+__noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 {
 	u32 m, target, n;
 	u64 w;
@@ -121,7 +126,7 @@ static __always_inline int hex_digit(u8 c)
 }
 
 /* version "-" trace-id "-" parent-id "-" trace-flags (W3C Trace Context, 3.2). An invalid one is as none. */
-__weak __noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
+__noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
 {
 	u32 ids = 0, parents = 0, from;
 	u8 byte[26];
@@ -220,8 +225,23 @@ static __always_inline void request_field(struct scratch *s, u64 name, u64 more,
 	}
 }
 
+/* Does a field line that begins with these eight bytes, in lower case, say something of interest? */
+static __always_inline bool matters(u64 name)
+{
+	switch (name) {
+	case WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-'):
+	case WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'):
+	case WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e'):
+	case WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'):
+	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
+	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
+		return true;
+	}
+	return (name & 0xffffffffffULL) == WORD('h', 'o', 's', 't', ':', 0, 0, 0);
+}
+
 /* One field line, win[at .. end) without its line end. */
-__weak __noinline int header_line(struct scratch *s, u32 at, u32 end)
+__noinline int header_line(struct scratch *s, u32 at, u32 end)
 {
 	u64 name, more, colon;
 	u32 value, name_len;
@@ -230,18 +250,6 @@ __weak __noinline int header_line(struct scratch *s, u32 at, u32 end)
 		return 0;
 	name = word_at(win_at(s, at)) | LOWER;
 	more = word_at(win_at(s, at + 8)) | LOWER;
-	switch (name) {
-	case WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-'):
-	case WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'):
-	case WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e'):
-	case WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'):
-	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
-	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
-		break;
-	default:
-		if ((name & 0xffffffffffULL) != WORD('h', 'o', 's', 't', ':', 0, 0, 0))
-			return 0;
-	}
 	colon = bytes_equal(name, ':');
 	name_len = 0;
 	if (!colon) {
@@ -288,7 +296,7 @@ static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
 	} else if (s->head.started) {
 		if (end == at)
 			s->head.done = 1;
-		else
+		else if (matters(word_at(win_at(s, at)) | LOWER))
 			header_line(s, at, end);
 	} else if (end > at) { /* an empty line before the first one is ignored: RFC 9112, 2.2 */
 		s->head.started = 1;
@@ -296,7 +304,7 @@ static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
 	}
 }
 
-/* One turn: the next 32 bytes, or the next line if it ends among them. True: nothing more to find in win. */
+/* The next 64 bytes, or the next line if it ends among them. True: nothing more to find in win. */
 static __always_inline bool find_line(struct scratch *s)
 {
 	u32 at = s->scan, have = s->have;
@@ -304,7 +312,7 @@ static __always_inline bool find_line(struct scratch *s)
 
 	if (at >= have || at >= WIN_MAX)
 		return true;
-	for (u32 k = 0; k < 4; k++, at += 8) {
+	for (u32 k = 0; k < 8; k++, at += 8) {
 		lf = bytes_equal(word_at(win_at(s, at)), '\n');
 		if (lf)
 			break;

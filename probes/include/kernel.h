@@ -65,6 +65,9 @@ struct thread_info {
 	u32 status;
 };
 
+struct hlist_head {
+	struct hlist_node *first;
+};
 struct file {
 	void *private_data;
 };

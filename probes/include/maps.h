@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
 /*
- * All state of the kernel side. Every file includes this; the linker keeps one copy (weak). Python sets the sizes that
+ * All state of the kernel side. Python sets the sizes that
  * stand here as 1 before it loads (instrumenter/bpf/program.py).
  */
 #ifndef STINGLESS_MAPS_H
@@ -11,11 +11,11 @@
 #include "abi.h"
 #include "state.h"
 
-const volatile struct settings settings SEC(".rodata") __weak;
+const volatile struct settings settings SEC(".rodata");
 
 /* Never read: so that the object's BTF describes what is only ever in a ring (tests/test_abi.py). */
-const struct event *const volatile abi_event SEC(".rodata") __weak;
-const struct exchange_long *const volatile abi_exchange_long SEC(".rodata") __weak;
+const struct event *const volatile abi_event SEC(".rodata");
+const struct exchange_long *const volatile abi_exchange_long SEC(".rodata");
 
 /* Inserted by exec, fork and the first socket call of an unknown process, and by Python for those running before;
  * read at every watched hook; deleted at exit of the process's last thread. */
@@ -25,7 +25,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32);
 	__type(value, struct process);
-} procs SEC(".maps") __weak;
+} procs SEC(".maps");
 
 /* Keyed by socket pointer. Inserted at the first bytes seen on a TCP socket of a watched process; deleted when the
  * socket reaches TCP_CLOSE, which every socket does before its memory is used again. */
@@ -35,7 +35,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u64);
 	__type(value, struct conn);
-} conns SEC(".maps") __weak;
+} conns SEC(".maps");
 
 /* Requests that wait behind another on their connection (pipelining). Inserted when a request begins while conn.slot is
  * taken; deleted when its response ends or its connection does. */
@@ -45,7 +45,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct message_key);
 	__type(value, struct held);
-} pending SEC(".maps") __weak;
+} pending SEC(".maps");
 
 /* Texts longer than TEXT_SHORT of requests that wait for their response; lives as long as its request. */
 struct {
@@ -54,7 +54,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct message_key);
 	__type(value, struct long_text);
-} long_texts SEC(".maps") __weak;
+} long_texts SEC(".maps");
 
 /* Heads that came in more than one piece, keyed by socket and half. Inserted when a call ends inside a head; deleted
  * when the head is whole, unreadable, or its connection ends. */
@@ -64,7 +64,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct message_key);
 	__type(value, struct partial);
-} carry SEC(".maps") __weak;
+} carry SEC(".maps");
 
 /* The metrics. Inserted at the first exchange under a key; never deleted here: Python reads, and deletes keys of
  * services that are gone. */
@@ -74,7 +74,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct red_key);
 	__type(value, struct red);
-} red SEC(".maps") __weak;
+} red SEC(".maps");
 
 /* Zeros, to insert: too large for the stack. Nobody writes it. */
 struct {
@@ -82,14 +82,14 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct red);
-} empty_red SEC(".maps") __weak;
+} empty_red SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct conn);
-} empty_conn SEC(".maps") __weak;
+} empty_conn SEC(".maps");
 
 /* Metric keys in use, by service; under 0 in all. Inserted with a service's first key; Python deletes with the keys. */
 struct {
@@ -98,7 +98,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32);
 	__type(value, u32);
-} service_keys SEC(".maps") __weak;
+} service_keys SEC(".maps");
 
 /* What could not be recorded, and why. Inserted at the first loss of its kind; Python reads. */
 struct {
@@ -107,7 +107,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct loss_key);
 	__type(value, u64);
-} losses SEC(".maps") __weak;
+} losses SEC(".maps");
 
 /* One bit per TCP port: who listens there is watched. Written by Python. */
 struct {
@@ -115,7 +115,7 @@ struct {
 	__uint(max_entries, 1024);
 	__type(key, u32);
 	__type(value, u64);
-} ports SEC(".maps") __weak;
+} ports SEC(".maps");
 
 /* Arguments between a call's entry and its return, for kprobes, keyed by thread. A thread that dies in the call leaves
  * its entry, which the thread's next call or the map's LRU replaces. */
@@ -124,7 +124,7 @@ struct {
 	__uint(max_entries, 16384);
 	__type(key, u64);
 	__type(value, struct call);
-} calls SEC(".maps") __weak;
+} calls SEC(".maps");
 
 /* Work space, one per program that parses: a program never runs twice at once on a CPU, but two may interleave. */
 struct {
@@ -132,7 +132,7 @@ struct {
 	__uint(max_entries, SCRATCH_SLOTS);
 	__type(key, u32);
 	__type(value, struct scratch);
-} scratch SEC(".maps") __weak;
+} scratch SEC(".maps");
 
 static __always_inline struct scratch *get_scratch(u32 slot)
 {
@@ -149,21 +149,21 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, u32);
-} next_service SEC(".maps") __weak;
+} next_service SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
-} exchanges SEC(".maps") __weak;
+} exchanges SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
-} long_exchanges SEC(".maps") __weak;
+} long_exchanges SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
-} events SEC(".maps") __weak;
+} events SEC(".maps");
 
 #endif

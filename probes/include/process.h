@@ -3,8 +3,8 @@
 #ifndef STINGLESS_PROCESS_H
 #define STINGLESS_PROCESS_H
 
-#include <bpf/bpf_core_read.h>
 #include "emit.h"
+#include "peek.h"
 
 static __always_inline u32 new_service(void)
 {
@@ -23,7 +23,7 @@ static __always_inline void describe(struct event *e, u32 kind, u32 tgid, u32 sv
 }
 
 /* A process that was running before it was known, or whose exec found the map full. */
-__weak __noinline int process_seen(u32 tgid)
+__noinline int process_seen(u32 tgid)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct process p = { .verdict = settings.default_verdict };

@@ -10,7 +10,7 @@
 
 /* Number of bounds below `v`, which is the place of the first bound with v <= bound; a binary search.
  * A global function: the verifier walks its paths once, and not together with those of its callers. */
-__weak __noinline u32 duration_bucket(u64 v)
+__noinline u32 duration_bucket(u64 v)
 {
 	const volatile u64 *bounds = settings.duration_bounds;
 	u32 i = 0;
@@ -23,7 +23,7 @@ __weak __noinline u32 duration_bucket(u64 v)
 	return i;
 }
 
-__weak __noinline u32 size_bucket(u64 v)
+__noinline u32 size_bucket(u64 v)
 {
 	const volatile u64 *bounds = settings.size_bounds;
 	u32 i = 0, last;

@@ -92,7 +92,7 @@ static long find_path(u32 i, struct scratch **ctx)
 }
 
 /* Of the target at text[at .. at+n): never 0, which stands for `other`. */
-__weak __noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
+__noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
 {
 	struct scratch *ctx = s;
 	struct route *r;

@@ -20,28 +20,27 @@ static __always_inline struct conn *get_conn(u64 sk)
 	return bpf_map_lookup_elem(&conns, &sk);
 }
 
-static __always_inline bool is_tcp(struct sock *sk)
+static __always_inline bool is_tcp(u64 sk)
 {
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	u16 family = PEEK(struct sock_common, sk, skc_family);
 
-	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+	return (family == AF_INET || family == AF_INET6) && PEEK(struct sock, sk, sk_protocol) == IPPROTO_TCP;
 }
 
 static __always_inline u32 sent_seq(u64 sk)
 {
-	return BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+	return PEEK(struct tcp_sock, sk, write_seq);
 }
 
 /* Behind the last byte read. A read that meets the peer's FIN counts it too: one number more, not a byte. */
 static __always_inline u32 received_seq(u64 sk)
 {
-	struct tcp_sock *tp = (void *)sk;
-	u32 seq = BPF_CORE_READ(tp, copied_seq);
-	u8 state = BPF_CORE_READ((struct sock *)sk, __sk_common.skc_state);
+	u32 seq = PEEK(struct tcp_sock, sk, copied_seq);
+	u8 state = PEEK(struct sock_common, sk, skc_state);
 
 	if (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
 		return seq;
-	return seq == BPF_CORE_READ(tp, rcv_nxt) ? seq - 1 : seq;
+	return seq == PEEK(struct tcp_sock, sk, rcv_nxt) ? seq - 1 : seq;
 }
 
 /* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
@@ -93,7 +92,7 @@ static __always_inline struct conn *new_conn(struct scratch *s)
  * A connection of which nothing is known yet, or no longer. A request can only begin where the direction changes, so
  * only there the bytes are looked at. Returns whether the call begins a request (or what may be one).
  */
-__weak __noinline int seek(struct scratch *s)
+__noinline int seek(struct scratch *s)
 {
 	struct conn *c;
 	u32 n;
@@ -109,7 +108,7 @@ __weak __noinline int seek(struct scratch *s)
 		return 0;
 	request = like_request(s, n);
 	if (!c) {
-		if (!is_tcp((struct sock *)s->op.sk))
+		if (!is_tcp(s->op.sk))
 			return 0;
 		c = new_conn(s);
 		if (!c) {
@@ -135,10 +134,8 @@ __weak __noinline int seek(struct scratch *s)
 	return 0;
 }
 
-static __always_inline int process(struct scratch *s)
+static __always_inline int process(struct scratch *s, struct conn *c)
 {
-	struct conn *c = get_conn(s->op.sk);
-
 	if (!c || c->kind == KIND_SEEK) {
 		if (!seek(s))
 			return 0;
@@ -183,23 +180,23 @@ static __always_inline bool returns_matter(struct conn *c)
 }
 
 /* s->op.buf is set; `before` bytes of the same call went ahead. */
-static __always_inline void on_send_enter(struct scratch *s, u64 sk, u32 svc, u64 len, u32 before)
+static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 len, u32 before)
 {
 	describe_op(s, sk, svc, SENT, sent_seq(sk) + before, len);
-	process(s);
+	process(s, c);
 }
 
 /* `after`: bytes of the same call that were sent behind these. */
-static __always_inline void on_send_exit(struct scratch *s, u64 sk, u32 svc, u64 sent, u32 after)
+static __always_inline void on_send_exit(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 sent, u32 after)
 {
 	describe_op(s, sk, svc, SENT, sent_seq(sk) - after - sent, sent);
-	process(s);
+	process(s, c);
 }
 
-static __always_inline void on_receive(struct scratch *s, u64 sk, u32 svc, u64 received)
+static __always_inline void on_receive(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 received)
 {
 	describe_op(s, sk, svc, RECEIVED, received_seq(sk) - received, received);
-	process(s);
+	process(s, c);
 }
 
 /* read() returned 0: the response that lasts until the connection closes is whole. */

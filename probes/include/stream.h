@@ -9,6 +9,7 @@
 
 #include "exchange.h"
 
+#define LINES_A_TURN 4
 #define LOOK 32 /* bytes of chunked framing looked at in one step */
 
 static __always_inline u64 half_position(struct half *h, u32 seq)
@@ -63,7 +64,7 @@ static long finish_one(u32 i, struct ending *e)
 }
 
 /* Everything outstanding ends as `outcome` at `now`; the first one may have had a part of its response. */
-__weak __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
+__noinline int finish_all(struct conn *c, u32 outcome, u64 now)
 {
 	struct ending e = { .c = c, .now = now, .outcome = outcome };
 
@@ -328,7 +329,7 @@ static __always_inline bool trailer_byte(struct half *h, u8 b)
 }
 
 /* Up to LOOK bytes of chunked framing. Returns 0, or -1: unreadable. */
-__weak __noinline int step_chunk(struct scratch *s, struct conn *c)
+__noinline int step_chunk(struct scratch *s, struct conn *c)
 {
 	u64 off, left;
 	struct half *h;
@@ -404,13 +405,15 @@ static long turn(u32 i, struct turning *t)
 		return fill(s, c, h);
 	case MODE_LEAVING:
 		return go_on_leaving(s, c);
-	default:
-		return find_line(s) ? end_lines(s, c, h) : 0;
 	}
+	for (u32 k = 0; k < LINES_A_TURN; k++)
+		if (find_line(s))
+			return end_lines(s, c, h);
+	return 0;
 }
 
 /* The call s->op, on a connection that speaks HTTP. */
-__weak __noinline int advance(struct scratch *s, struct conn *c)
+__noinline int advance(struct scratch *s, struct conn *c)
 {
 	struct turning t = { s, c };
 	struct half *h;

@@ -3,8 +3,7 @@
 #ifndef STINGLESS_SYSCALLS_H
 #define STINGLESS_SYSCALLS_H
 
-#include <bpf/bpf_core_read.h>
-#include "kernel.h"
+#include "peek.h"
 
 #if defined(__TARGET_ARCH_x86)
 enum {
@@ -92,17 +91,17 @@ static __always_inline bool is_32bit(struct task_struct *task)
 static __always_inline u64 sock_of_fd(struct task_struct *task, u32 fd)
 {
 	struct fdtable *table = task->files->fdt;
-	struct file *file = NULL;
-	struct socket *socket;
+	u64 file, socket;
 
 	if (fd >= table->max_fds)
 		return 0;
-	if (bpf_probe_read_kernel(&file, sizeof(file), table->fd + fd) || !file)
+	file = peek_pointer((u64)table->fd + fd * sizeof(u64));
+	if (!file)
 		return 0;
-	socket = BPF_CORE_READ(file, private_data);
-	if (!socket || BPF_CORE_READ(socket, file) != file)
+	socket = (u64)PEEK(struct file, file, private_data);
+	if (!socket || (u64)PEEK(struct socket, socket, file) != file)
 		return 0;
-	return (u64)BPF_CORE_READ(socket, sk);
+	return (u64)PEEK(struct socket, socket, sk);
 }
 
 #endif

@@ -7,15 +7,19 @@ SEC("fentry/tcp_sendmsg")
 int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
 {
 	u32 svc = watched();
+	struct conn *c;
 	struct scratch *s;
 
-	if (!svc || !sends_matter(get_conn((u64)sk)))
+	if (!svc)
+		return 0;
+	c = get_conn((u64)sk);
+	if (!sends_matter(c))
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
 		return 0;
-	buf_of_iter(&s->op.buf, &msg->msg_iter);
-	on_send_enter(s, (u64)sk, svc, size, 0);
+	buf_of_iter(&s->op.buf, (u64)&msg->msg_iter);
+	on_send_enter(s, c, (u64)sk, svc, size, 0);
 	return 0;
 }
 
@@ -23,18 +27,22 @@ SEC("fexit/tcp_sendmsg")
 int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int sent)
 {
 	u32 svc;
+	struct conn *c;
 	struct scratch *s;
 
 	if (sent <= 0)
 		return 0;
 	svc = watched();
-	if (!svc || !returns_matter(get_conn((u64)sk)))
+	if (!svc)
+		return 0;
+	c = get_conn((u64)sk);
+	if (!returns_matter(c))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
 		return 0;
-	buf_of_moved_iter(&s->op.buf, &msg->msg_iter, sent);
-	on_send_exit(s, (u64)sk, svc, sent, 0);
+	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, sent);
+	on_send_exit(s, c, (u64)sk, svc, sent, 0);
 	return 0;
 }
 
@@ -56,10 +64,10 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	s = get_scratch(SLOT_RECV);
 	if (!s)
 		return 0;
-	buf_of_moved_iter(&s->op.buf, &msg->msg_iter, received);
+	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, sk, svc, received);
+	on_receive(s, c, sk, svc, received);
 	return 0;
 }
 
@@ -81,19 +89,22 @@ SEC("?fexit/tcp_sendpage")
 int BPF_PROG(fexit_sendpage, struct sock *sk, void *page, int offset, size_t size, int flags, int sent)
 {
 	u32 svc;
+	struct conn *c;
 	struct scratch *s;
 
 	if (sent <= 0)
 		return 0;
 	svc = watched();
-	if (!svc || !returns_matter(get_conn((u64)sk)))
+	if (!svc)
+		return 0;
+	c = get_conn((u64)sk);
+	if (!returns_matter(c))
 		return 0;
 	s = get_scratch(SLOT_SENDPAGE);
 	if (!s)
 		return 0;
 	s->op.buf.kind = BUF_NONE;
-	on_send_exit(s, (u64)sk, svc, sent, 0);
+	on_send_exit(s, c, (u64)sk, svc, sent, 0);
 	return 0;
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -23,9 +23,9 @@ static __always_inline bool recall(struct call *call)
 	return true;
 }
 
-static __always_inline struct iov_iter *iter_of(u64 msg)
+static __always_inline u64 iter_of(u64 msg)
 {
-	return (struct iov_iter *)(msg + bpf_core_field_offset(struct msghdr, msg_iter));
+	return msg + bpf_core_field_offset(struct msghdr, msg_iter);
 }
 
 SEC("kprobe/tcp_sendmsg")
@@ -46,20 +46,22 @@ int BPF_KPROBE(kprobe_send, struct sock *sk, struct msghdr *msg, size_t size)
 	if (!s)
 		return 0;
 	buf_of_iter(&s->op.buf, iter_of((u64)msg));
-	on_send_enter(s, (u64)sk, svc, size, 0);
+	on_send_enter(s, c, (u64)sk, svc, size, 0);
 	return 0;
 }
 
-static __always_inline int sent(u32 slot, int bytes)
+static __always_inline int kprobe_sent(u32 slot, int bytes)
 {
 	struct call call;
 	struct scratch *s;
+	struct conn *c;
 	u32 svc;
 
 	if (!recall(&call) || bytes <= 0)
 		return 0;
 	svc = watched();
-	if (!svc || !returns_matter(get_conn(call.sk)))
+	c = get_conn(call.sk);
+	if (!svc || !returns_matter(c))
 		return 0;
 	s = get_scratch(slot);
 	if (!s)
@@ -68,14 +70,14 @@ static __always_inline int sent(u32 slot, int bytes)
 		buf_of_moved_iter(&s->op.buf, iter_of(call.msg), bytes);
 	else
 		s->op.buf.kind = BUF_NONE;
-	on_send_exit(s, call.sk, svc, bytes, 0);
+	on_send_exit(s, c, call.sk, svc, bytes, 0);
 	return 0;
 }
 
 SEC("kretprobe/tcp_sendmsg")
 int BPF_KRETPROBE(kretprobe_send, int bytes)
 {
-	return sent(SLOT_SEND_EXIT, bytes);
+	return kprobe_sent(SLOT_SEND_EXIT, bytes);
 }
 
 /* Since 5.19 the flags are the fourth argument; before, that was `nonblock`, and a peek is not known as one. */
@@ -111,7 +113,7 @@ int BPF_KRETPROBE(kretprobe_recv, int bytes)
 	buf_of_moved_iter(&s->op.buf, iter_of(call.msg), bytes);
 	if (call.flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, call.sk, svc, bytes);
+	on_receive(s, c, call.sk, svc, bytes);
 	return 0;
 }
 
@@ -127,7 +129,6 @@ int BPF_KPROBE(kprobe_sendpage, struct sock *sk)
 SEC("?kretprobe/tcp_sendpage")
 int BPF_KRETPROBE(kretprobe_sendpage, int bytes)
 {
-	return sent(SLOT_SENDPAGE, bytes);
+	return kprobe_sent(SLOT_SENDPAGE, bytes);
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";

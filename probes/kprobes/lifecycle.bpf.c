@@ -95,4 +95,3 @@ int BPF_PROG(sock_state, struct sock *sk, int old_state, int new_state)
 	return 0;
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -67,24 +67,25 @@ static long add_message(u32 i, struct messages *m)
 
 static long take_message(u32 i, struct messages *m)
 {
+	struct conn *c = get_conn(m->sk);
 	u64 len;
 
 	if (!next_message(m, i, &m->s->op.buf, &len))
 		return 1;
 	if (m->way == RECEIVED) {
 		describe_op(m->s, m->sk, m->svc, RECEIVED, received_seq(m->sk) - m->total + m->bytes, len);
-		process(m->s);
+		process(m->s, c);
 	} else if (m->moved) {
-		on_send_exit(m->s, m->sk, m->svc, len, m->total - m->bytes - len);
+		on_send_exit(m->s, c, m->sk, m->svc, len, m->total - m->bytes - len);
 	} else {
-		on_send_enter(m->s, m->sk, m->svc, len, m->bytes);
+		on_send_enter(m->s, c, m->sk, m->svc, len, m->bytes);
 	}
 	m->bytes += len;
 	return 0;
 }
 
 /* s->op has the socket, the service and the way. */
-__weak __noinline int take_messages(struct scratch *s, u64 array, u32 n, u32 moved)
+__noinline int take_messages(struct scratch *s, u64 array, u32 n, u32 moved)
 {
 	struct messages m = { .array = array, .moved = moved };
 
@@ -108,6 +109,7 @@ int BPF_PROG(tp_sys_enter, struct pt_regs *regs, long nr)
 	u32 kind = call_kind(nr), svc;
 	struct task_struct *task;
 	struct scratch *s;
+	struct conn *c;
 	u64 sk, len;
 
 	if (kind == CALL_NONE || kind >= CALL_SENDFILE)
@@ -119,7 +121,10 @@ int BPF_PROG(tp_sys_enter, struct pt_regs *regs, long nr)
 	if (is_32bit(task))
 		return 0;
 	sk = sock_of_fd(task, ARG1(regs));
-	if (!sk || !sends_matter(get_conn(sk)))
+	if (!sk)
+		return 0;
+	c = get_conn(sk);
+	if (!sends_matter(c))
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
@@ -139,7 +144,7 @@ int BPF_PROG(tp_sys_enter, struct pt_regs *regs, long nr)
 			return 0;
 		len = iov_total(s->op.buf.base, s->op.buf.segments);
 	}
-	on_send_enter(s, sk, svc, len, 0);
+	on_send_enter(s, c, sk, svc, len, 0);
 	return 0;
 }
 
@@ -147,8 +152,12 @@ static __always_inline int sent(u32 kind, struct pt_regs *regs, struct task_stru
 {
 	u64 sk = sock_of_fd(task, kind == CALL_SPLICE ? ARG3(regs) : ARG1(regs));
 	struct scratch *s;
+	struct conn *c;
 
-	if (!sk || ret <= 0 || !returns_matter(get_conn(sk)))
+	if (!sk || ret <= 0)
+		return 0;
+	c = get_conn(sk);
+	if (!returns_matter(c))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
@@ -170,7 +179,7 @@ static __always_inline int sent(u32 kind, struct pt_regs *regs, struct task_stru
 	default:
 		s->op.buf.kind = BUF_NONE;
 	}
-	on_send_exit(s, sk, svc, ret, 0);
+	on_send_exit(s, c, sk, svc, ret, 0);
 	return 0;
 }
 
@@ -205,7 +214,7 @@ static __always_inline int received(u32 kind, struct pt_regs *regs, struct task_
 		return 0;
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, sk, svc, ret);
+	on_receive(s, c, sk, svc, ret);
 	return 0;
 }
 
@@ -226,4 +235,3 @@ int BPF_PROG(tp_sys_exit, struct pt_regs *regs, long ret)
 	return kind < CALL_READ ? sent(kind, regs, task, svc, ret) : received(kind, regs, task, svc, ret);
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
