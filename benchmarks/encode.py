@@ -100,8 +100,8 @@ def sdk_path(spans: Spans) -> Callable[[], bytes]:
         return span
 
     def encode() -> bytes:
-        data: bytes = encode_spans([one(row) for row in rows]).SerializeToString()
-        return data
+        request: Any = encode_spans([one(row) for row in rows])
+        return bytes(request.SerializeToString())
 
     return encode
 

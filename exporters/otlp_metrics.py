@@ -56,14 +56,12 @@ class Undelivered:
         with self._lock:
             replaced = len(self._fresh.keys() & snapshot.keys())
             self._fresh.update(snapshot)
-            for key in self._owed.keys() & snapshot.keys():
-                del self._owed[key]
             self._live = frozenset(snapshot)
             return replaced
 
     def take(self) -> dict[Key, Series]:
         with self._lock:
-            taken = {**self._owed, **self._fresh}
+            taken = {**self._owed, **self._fresh}  # the fresh value of a series is the newer one
             self._owed, self._fresh = {}, {}
             return taken
 

@@ -13,13 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import Final, Literal, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from instrumenter.errors import ConfigError
-
-if TYPE_CHECKING:
-    from instrumenter.config import Otlp, OtlpSignal
 
 Signal = Literal["traces", "metrics"]
 OtlpProtocol = Literal["grpc", "http/protobuf"]
@@ -122,26 +119,6 @@ def otlp_options(signal: Signal, environ: Mapping[str, str], url: str | None = N
     return options if signal == "traces" else _with_metrics(options, environ)
 
 
-def options_from_settings(signal: Signal, otlp: Otlp, environ: Mapping[str, str]) -> OtlpOptions:
-    """The same from the settings, which have read the OTLP variables already; `environ` gives what they leave out."""
-    values = {k: v for k, v in environ.items() if not k.startswith(_PREFIX)}
-    own: OtlpSignal = otlp.traces if signal == "traces" else otlp.metrics
-    for group, prefix in ((otlp, _PREFIX), (own, f"{_PREFIX}{signal.upper()}_")):
-        values |= {
-            f"{prefix}ENDPOINT": group.url,
-            f"{prefix}PROTOCOL": group.protocol,
-            f"{prefix}HEADERS": ",".join(f"{quote(k)}={quote(v)}" for k, v in group.headers.items()),
-            f"{prefix}TIMEOUT": str(math.ceil(group.timeout * 1e3)) if group.timeout else "",
-            f"{prefix}COMPRESSION": group.compression,
-            f"{prefix}CERTIFICATE": group.certificate,
-            f"{prefix}CLIENT_CERTIFICATE": group.client_certificate,
-            f"{prefix}CLIENT_KEY": group.client_key,
-            f"{prefix}INSECURE": "" if group.insecure is None else str(group.insecure).lower(),
-        }
-    values[f"{_PREFIX}METRICS_TEMPORALITY_PREFERENCE"] = otlp.temporality
-    return otlp_options(signal, values)
-
-
 def milliseconds(text: str, variable: str, default_s: float, zero_s: float = math.inf) -> float:
     """A timeout variable in seconds. The specification: milliseconds, not negative, 0 means no limit (zero_s)."""
     if not text:
@@ -211,7 +188,9 @@ def _http_endpoint(text: str, variable: str, signal: Signal, own: bool, lenient:
     base = text or f"http://localhost:{HTTP_PORT}"
     parts = _split(base, variable)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{variable}={text!r} has no http:// or https://; expected e.g. http://{base.split('://')[-1]}")
+        raise ConfigError(
+            f"{variable}={text!r} has no http:// or https://; expected e.g. http://{base.split('://')[-1]}"
+        )
     if own:
         return parts._replace(path=parts.path or "/").geturl()
     path = parts.path.rstrip("/")
@@ -250,9 +229,7 @@ def _with_certificates(options: OtlpOptions, env: Environment) -> OtlpOptions:
     return replace(options, ca=ca, certificate=certificate, key=key)
 
 
-def _check_pem(
-    ca: str | None, certificate: str | None, key: str | None, paths: Mapping[str, tuple[str, str]]
-) -> None:
+def _check_pem(ca: str | None, certificate: str | None, key: str | None, paths: Mapping[str, tuple[str, str]]) -> None:
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

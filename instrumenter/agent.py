@@ -126,7 +126,7 @@ class Live:
         grace_s = GRACE_NS / 1e9 + 2 * settings.metrics.interval
         self.registry = Registry(
             selection, ProcFS(), self._set_process, self._counters, builder,
-            service_name=settings.discovery.service_name, grace_s=grace_s,
+            service_name=settings.discovery.service_name, grace_s=grace_s, delete_process=program.delete_process,
         )  # fmt: skip
         options = name_options(settings)
         labels = Labels(options, limit=2 * self._loading.sizes.series)

@@ -13,7 +13,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
@@ -184,8 +184,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def load_settings(options: argparse.Namespace) -> Loaded:
-    """The settings that the command line, the environment and the file say."""
+def load_settings(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """The settings that the command line, the environment and the file say. Raises ConfigError."""
     from instrumenter.config_load import leaves, load, nearest
 
     known = [leaf.name for leaf in leaves()]
@@ -199,7 +199,7 @@ def load_settings(options: argparse.Namespace) -> Loaded:
         if not equals or name not in known:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE with the name of a setting{nearest(name, known)}")
         flags[name] = value
-    return load(flags, os.environ, options.config)
+    return load(flags, environ, options.config)
 
 
 def setup_logging(level: str) -> None:
@@ -251,7 +251,7 @@ def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
         log.info("disabled by %s", loaded.source["disabled"])
         return 0
     require_rights()
-    loading = Loading(loaded.settings)
+    loading = Loading(loaded.settings, recording is not None)
     from instrumenter import agent  # takes a while to import; the kernel verifies the probes meanwhile
 
     return agent.run(loaded, loading, stop_after, recording)

@@ -28,6 +28,8 @@ def distinct(words: U64) -> tuple[Rows, Rows]:
     Sorts one 64-bit mix per row, then checks that rows of a group really are equal; if a mix collided it sorts the
     whole rows, which is slower and always right.
     """
+    if len(words) and bool((words == words[0]).all()):
+        return np.zeros(1, np.intp), np.zeros(len(words), np.intp)
     mixed: U64 = words[:, 0] * _MIX
     for column in range(1, words.shape[1]):
         mixed ^= mixed >> _SHIFT
@@ -76,7 +78,8 @@ class Cutter:
             self._room = width
         if width == 0 or len(starts) == 0:
             return np.zeros((len(starts), width), np.uint8)
-        windows = np.lib.stride_tricks.sliding_window_view(self._flat, width)
+        # A view of every place at once; NumPy refuses one that would reach beyond the buffer.
+        windows = np.ndarray((len(self._flat) - width + 1, width), np.uint8, self._flat, strides=(1, 1))
         out: U8 = windows[starts + offset]
         if clean:
             out *= within(width, length)

@@ -112,7 +112,7 @@ class Ebpf(Group):
         flag="--attach",
     )
     ring_bytes: Bytes = setting(
-        0, "Size of the ring of exchanges. Larger rings survive longer pauses of the agent; all of it is mapped, twice."
+        0, "Size of the ring of exchanges. Larger rings survive longer pauses of the agent; all of it is mapped."
     )
     long_ring_bytes: Bytes = setting(0, "Size of the ring of exchanges with long targets.")
     max_connections: Count = setting(0, "Connections tracked at once; more are counted as lost.", metavar="COUNT")

@@ -53,7 +53,7 @@ class Labels:
         x = exchanges.x
         if len(x) == 0:
             return
-        keys = np.ascontiguousarray(x["key"])
+        keys = np.array(x["key"])  # a copy: the batch is not ours to change
         keys["pad"] = 0
         first, group = distinct(keys.view("<u8").reshape(-1, 3))
         tokens = keys[first].tobytes()

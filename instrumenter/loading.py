@@ -19,9 +19,10 @@ from instrumenter.sizes import Sizes, derive_sizes, kernel_settings, machine_mem
 class Loading:
     """Begins at once, in a thread. That thread imports nothing: two threads importing one package can deadlock."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, recording: bool = False) -> None:
+        """recording: every exchange is to come up, also without an exporter of spans."""
         self.sizes: Sizes = derive_sizes(machine_memory(), library().cpus, settings)
-        spans = bool(settings.exporters_of("traces"))
+        spans = recording or bool(settings.exporters_of("traces"))
         self._constants = kernel_settings(settings, make_histograms(settings), self.sizes, spans, os.getpid())
         self._attach = None if settings.ebpf.attach == "auto" else settings.ebpf.attach
         self._program: Program | None = None

@@ -58,5 +58,7 @@ def account(counters: Counters, red: RedCollector, name: Callable[[int], str]) -
         own = [row for row in rows if row.exporter == exporter]
         seen, sampled, exported = (sum(getattr(r, f) for r in own) for f in ("seen", "sampled_out", "exported"))
         lost = sum(sum(r.lost.values()) for r in own)
-        parts.append(f"{exporter or 'no exporter'}: {exported} exported, {sampled} sampled out, {lost} lost of {seen}")
+        if not exporter:
+            return f"exchanges: {seen} counted, no exporter of spans"
+        parts.append(f"{exporter}: {exported} exported, {sampled} sampled out, {lost} lost of {seen}")
     return "exchanges: " + ("; ".join(parts) or "none")

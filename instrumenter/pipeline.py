@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from instrumenter.metrics import RedCollector
 from instrumenter.model import Metric, MetricExporter, Resource, SpanExporter
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
-from instrumenter.records import Records
+from instrumenter.records import Exchanges, Records
 from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
 
 log = logging.getLogger("stingless")
@@ -64,16 +65,17 @@ class Pipeline:
         """All that became of one poll."""
         if len(records.events):
             self._counters.add("events.received", len(records.events))
-            self._guarded(lambda: self._services.handle(records.events), len(records.events))
+            self._guarded(partial(self._services.handle, records.events), len(records.events))
         for exchanges in records.exchanges:
             rows = len(exchanges.x)
             self._counters.add("exchanges.received", rows)
             self.seen.update(np.unique(exchanges.x["key"]["svc"]).tolist())
-            self._guarded(lambda e=exchanges: self._labels.learn(e, records.clock_offset_ns), 0)  # type: ignore[misc]
-            if self._exporters:
-                self._guarded(lambda e=exchanges: self._export(e, records.clock_offset_ns), rows)  # type: ignore[misc]
+            self._guarded(partial(self._exchanges, exchanges, records.clock_offset_ns), rows)
 
-    def _export(self, exchanges: Any, clock_offset_ns: int) -> None:
+    def _exchanges(self, exchanges: Exchanges, clock_offset_ns: int) -> None:
+        self._labels.learn(exchanges, clock_offset_ns)
+        if not self._exporters:
+            return
         spans = self._namer.spans(exchanges, clock_offset_ns)
         for exporter in self._exporters:
             exporter.export_spans(spans)
@@ -85,8 +87,7 @@ class Pipeline:
             if repr(error) not in self._faults:
                 self._faults.add(repr(error))
                 log.exception("a batch of %d records could not be handled; further ones alike are only counted", rows)
-            if rows:
-                self._counters.add("records.malformed", rows)
+            self._counters.add("records.malformed", rows)
 
     def departed(self) -> list[int]:
         """Service numbers that have exchanges but no process any more, for the metrics to let go of."""

@@ -17,6 +17,7 @@ from instrumenter.columns import Bools, within
 from instrumenter.model import I32, I64, U8, U64, Text
 
 Records = NDArray[Any]  # abi.EXCHANGE
+_TRACEPARENT = int(Flag.TRACEPARENT)
 
 
 class Context(NamedTuple):
@@ -60,7 +61,7 @@ def trace_state(x: Records, text: U8) -> tuple[Text, Bools]:
     Those are absent: a tracestate that cannot be parsed is discarded (W3C Trace Context, 3.3), and so is one that
     lies outside of the text.
     """
-    length: I64 = np.where(x["flags"] & Flag.TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
+    length: I64 = np.where(x["flags"] & _TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
     rows = np.flatnonzero(length)
     absent: I32 = np.full(len(x), -1, np.int32)
     bad = np.zeros(len(x), np.bool_)

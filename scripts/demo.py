@@ -261,7 +261,7 @@ def run(folder: Path, seconds: float, sent: Counter[str]) -> int:
         flags = ["--port", ports, "--live", "--prometheus", f"127.0.0.1:{endpoint}"]
         agent = children.start([str(BIN / "stingless"), "run", *flags], quiet=False)
         wait_port(endpoint, agent, "the agent")
-        _wait_ready(endpoint)
+        _wait_ready(endpoint, agent)
         threads = [threading.Thread(target=load, args=(s, sent, stop)) for s in samples if s.paths]
         for thread in threads:
             thread.start()
@@ -285,9 +285,11 @@ def run(folder: Path, seconds: float, sent: Counter[str]) -> int:
         children.end()
 
 
-def _wait_ready(endpoint: int) -> None:
+def _wait_ready(endpoint: int, agent: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline:
+        if agent.poll() is not None:
+            raise SystemExit(f"demo: the agent ended with {agent.returncode} before it was ready")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{endpoint}/readyz", timeout=2).close()
             return

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ipaddress
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import EXCHANGE, TEXT_LONG, TEXT_SHORT, Direction, Flag, Outcome, Protocol
 from instrumenter.model import Resource
@@ -85,32 +87,38 @@ def exchange(
     text_size: int | None = None,
 ) -> Exchanges:
     """One exchange. first_ns: after the start, None: no response; text_size: of the ring, None: the one it fits in."""
-    text = method + target + host + agent + state
-    size = text_size or (TEXT_SHORT if len(text) <= TEXT_SHORT else TEXT_LONG)
     x = np.zeros(1, EXCHANGE)
-    r = x[0]
-    key = r["key"]
-    key["route"] = route_hash(target) if route is None else route
-    key["svc"], key["status"], key["direction"], key["outcome"] = svc, status, direction, outcome
-    key["method"] = METHODS.index(method.decode("latin-1")) + 1 if method.decode("latin-1") in METHODS else 0
-    key["protocol"], key["tls"] = protocol, tls
-    key["peer"] = zlib.crc32(host) if direction == Direction.CLIENT else 0
+    r, token = x[0], method.decode("latin-1")
+    peer = zlib.crc32(host) if direction == Direction.CLIENT else 0
+    number = METHODS.index(token) + 1 if token in METHODS else 0
+    route = route_hash(target) if route is None else route
+    r["key"] = (route, svc, peer, status, number, protocol, direction, outcome, tls, 0)
     r["start_ns"], r["end_ns"] = START, START + duration_ns
     r["first_ns"] = 0 if first_ns is None else START + first_ns
     r["request_bytes"], r["response_bytes"] = request_bytes, response_bytes
-    for name, value in (("trace_id", trace_id), ("span_id", span_id), ("parent_id", parent_id)):
+    for name, value in (
+        ("trace_id", trace_id), ("span_id", span_id), ("parent_id", parent_id),
+        ("local_addr", packed(local[0])), ("remote_addr", packed(remote[0])),
+    ):  # fmt: skip
         r[name] = np.frombuffer(value, np.uint8)
-    r["local_addr"], r["local_port"] = np.frombuffer(packed(local[0]), np.uint8), local[1]
-    r["remote_addr"], r["remote_port"] = np.frombuffer(packed(remote[0]), np.uint8), remote[1]
-    r["target_full"], r["flags"], r["trace_flags"] = len(target), flags, 1
-    r["method_len"], r["target_len"], r["host_len"] = len(method), len(target), len(host)
-    r["agent_len"], r["state_len"], r["text_len"] = len(agent), len(state), len(text)
-    r["host_off"] = len(method) + len(target)
-    r["agent_off"] = r["host_off"] + len(host)
-    r["state_off"] = r["agent_off"] + len(agent)
+    r["local_port"], r["remote_port"], r["flags"], r["trace_flags"] = local[1], remote[1], flags, 1
+    return Exchanges(x, _texts(r, (method, target, host, agent, state), text_size))
+
+
+def _texts(r: Any, texts: tuple[bytes, bytes, bytes, bytes, bytes], text_size: int | None) -> NDArray[np.uint8]:
+    """The texts as the kernel lays them out, their lengths and places put into the record."""
+    at = 0
+    for name, part in zip(("method", "target", "host", "agent", "state"), texts, strict=True):
+        r[f"{name}_len"] = len(part)
+        if name in ("host", "agent", "state"):
+            r[f"{name}_off"] = at
+        at += len(part)
+    text = b"".join(texts)
+    r["target_full"], r["text_len"] = len(texts[1]), len(text)
+    size = text_size or (TEXT_SHORT if len(text) <= TEXT_SHORT else TEXT_LONG)
     room = np.full((1, size), 0xEE, np.uint8)  # what is behind the text is not zero
     room[0, : min(len(text), size)] = np.frombuffer(text, np.uint8)[:size]
-    return Exchanges(x, room)
+    return room
 
 
 def together(parts: Sequence[Exchanges]) -> Exchanges:

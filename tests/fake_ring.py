@@ -35,8 +35,10 @@ class Kernel:
         after = at + 8 + -(-len(body) // 8) * 8
         if after - self._position(self.consumer) > self.size:
             return None
-        for i, byte in enumerate((len(body) | 1 << 31).to_bytes(4, "little") + bytes(4) + body):
-            self.data[(at + i) % self.size] = byte
+        record, place = (len(body) | 1 << 31).to_bytes(4, "little") + bytes(4) + body, at % self.size
+        before_end = min(len(record), self.size - place)
+        self.data[place : place + before_end] = record[:before_end]
+        self.data[: len(record) - before_end] = record[before_end:]
         self.producer[:8] = after.to_bytes(8, "little")
         return at
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
 def parse(request: bytes) -> Any:
     """The request; fails unless opentelemetry-proto writes it again bit for bit."""
-    message: Message = ExportTraceServiceRequest.FromString(request)
+    message: Any = ExportTraceServiceRequest()
+    message.ParseFromString(request)
     assert message.SerializeToString() == request
     return message
 
@@ -50,7 +50,7 @@ def span(message: Any) -> dict[str, Any]:
 
 def spans(requests: Iterable[tuple[bytes, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(resource attributes, span) of all spans, in the order of the requests."""
-    found = []
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for data, count in requests:
         message = parse(data)
         before = len(found)

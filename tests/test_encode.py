@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,19 @@ def random_spans(seed: int, rows: int, widest: int = 300) -> Spans:
         rng.integers(0, len(RESOURCES), rows).astype(np.int32), rng.integers(0, len(SHAPES), rows).astype(np.int32),
         rng.integers(0, 256, (rows, 16), dtype=np.uint8), rng.integers(0, 256, (rows, 8), dtype=np.uint8), parent,
         rng.integers(0, 256, rows, dtype=np.uint8), start, start + rng.integers(0, 2, rows).astype(np.uint64),
-        {"always": rng.choice(EDGES, rows).astype(np.int64), "sometimes": number,
-         "small": rng.integers(0, 128, rows), "never": np.full(rows, -1, np.int64)},
-        {"short": column(rng, rows, 20, 0.3), "long": column(rng, rows, widest, 0.3),
-         "all": column(rng, rows, 110, 0.0), "none": column(rng, rows, 5, 1.0), "empty": Text(np.zeros((rows, 0), np.uint8), np.zeros(rows, np.int32))},
+        {
+            "always": rng.choice(EDGES, rows).astype(np.int64),
+            "sometimes": number,
+            "small": rng.integers(0, 128, rows),
+            "never": np.full(rows, -1, np.int64),
+        },
+        {
+            "short": column(rng, rows, 20, 0.3),
+            "long": column(rng, rows, widest, 0.3),
+            "all": column(rng, rows, 110, 0.0),
+            "none": column(rng, rows, 5, 1.0),
+            "empty": Text(np.zeros((rows, 0), np.uint8), np.zeros(rows, np.int32)),
+        },
         column(rng, rows, 40, 0.5),
     )  # fmt: skip
 
@@ -94,7 +104,7 @@ def expected(spans: Spans, row: int) -> Any:
     shape = spans.shapes[spans.shape[row]]
     parent = spans.parent_id[row].tobytes()
     remote = 0x200 if shape.kind == KIND_SERVER and any(parent) else 0
-    made = Span(
+    made: Any = Span(
         trace_id=spans.trace_id[row].tobytes(), span_id=spans.span_id[row].tobytes(),
         parent_span_id=parent if any(parent) else b"", trace_state=text(spans.trace_state, row) or "",
         name=shape.name, kind=shape.kind, start_time_unix_nano=int(spans.start_ns[row]),
@@ -122,7 +132,7 @@ def check(spans: Spans, requests: Sequence[tuple[bytes, int]]) -> None:
         assert len(found) - before == count
     wanted = []
     for row in range(len(spans)):
-        resource = ExportTraceServiceRequest().resource_spans.add().resource
+        resource: Any = ExportTraceServiceRequest().resource_spans.add().resource
         for key, value in spans.resources[spans.resource[row]].attributes:
             resource.attributes.add(key=key, value=any_value(value))
         wanted.append((resource.SerializeToString(), expected(spans, row).SerializeToString()))
@@ -152,7 +162,7 @@ def test_text_lengths_around_every_length_of_a_length() -> None:
     lengths = np.array([*range(100, 140), *range(16_360, 16_400)], np.int32)
     one = random_spans(3, len(lengths))
     data = np.full((len(lengths), int(lengths.max())), ord("x"), np.uint8)
-    spans = Spans(*(getattr(one, f) for f in Spans.__slots__[:10]), {}, {"text": Text(data, lengths)}, one.trace_state)
+    spans = replace(one, ints={}, texts={"text": Text(data, lengths)})
     check(spans, SpanEncoder().encode(spans))
     for row in range(0, len(lengths), 7):
         alone = spans.take(slice(row, row + 1))
@@ -175,7 +185,7 @@ def test_a_span_larger_than_a_request_is_alone_in_one() -> None:
     spans = random_spans(6, 3, widest=100_000)
     length = np.array([5, 90_000, 5], np.int32)
     texts = {"long": Text(np.full((3, 100_000), ord("x"), np.uint8), length)}
-    spans = Spans(*(getattr(spans, f) for f in Spans.__slots__[:10]), {}, texts, spans.trace_state)
+    spans = replace(spans, ints={}, texts=texts)
     requests = SpanEncoder(65_536).encode(spans)
     assert sorted(count for data, count in requests if len(data) > 65_536) == [1]
     check(spans, requests)
@@ -210,15 +220,21 @@ def test_an_encoder_carries_nothing_from_batch_to_batch() -> None:
 def test_names_that_are_no_unicode() -> None:
     one = random_spans(1, 1)
     resource = Resource((("process.executable.path", "/bin/\udcff"),))
-    spans = Spans([resource], [Shape("x\ud800", 1, 0, ())], *(np.zeros(1, np.int32),) * 2,
-                  *(getattr(one, f) for f in Spans.__slots__[4:]))  # fmt: skip
+    none = np.zeros(1, np.int32)
+    spans = replace(one, resources=[resource], shapes=[Shape("x\ud800", 1, 0, ())], resource=none, shape=none)
+    spans = replace(spans, ints={}, texts={})
     ((found, span),) = otlp_spans.spans(SpanEncoder().encode(spans))
     assert (found, span["name"]) == ({"process.executable.path": "/bin/?"}, "x?")
 
 
 def test_what_is_remembered_is_bounded_and_by_identity() -> None:
     made: list[str] = []
-    remembered: template.Remembered[str, str] = template.Remembered(lambda k: (made.append(k), k.upper())[1], limit=2)
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key.upper()
+
+    remembered = template.Remembered(make, limit=2)
     a, b, c = "a" * 40, "b" * 40, "c" * 40
     assert [remembered.get(k) for k in (a, b, a, c, a, b)] == [k.upper() for k in (a, b, a, c, a, b)]
     assert made == [a, b, c, b]  # b was used least recently when c came
@@ -226,7 +242,8 @@ def test_what_is_remembered_is_bounded_and_by_identity() -> None:
 
 @pytest.mark.parametrize("value", [*EDGES, -1, -(2**63)])
 def test_varint(value: int) -> None:
-    made = AnyValue(int_value=value).SerializeToString()
+    proto: Any = AnyValue(int_value=value)
+    made = proto.SerializeToString()
     assert template.any_value(value) == made
     if value >= 0:
         assert int(varint_size(np.array([value], np.int64))[0]) == len(made) - 1

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def key_of(batch: Exchanges, row: int = 0) -> bytes:
-    return batch.x["key"][row].tobytes()
+    return bytes(batch.x["key"][row].tobytes())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

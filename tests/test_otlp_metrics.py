@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,12 +28,6 @@ DURATION = "http.server.request.duration"
 SHOP = Resource((("service.instance.id", "a"), ("service.name", "shop")))
 BANK = Resource((("service.name", "bank"),))
 both = pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as running:
-        yield running
 
 
 def snapshot(time_ns: int, counts: dict[str, int], start_ns: int = 1, resource: Resource = SHOP) -> list[Metric]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import gzip
 import logging
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,6 @@ from instrumenter.telemetry import Counters
 PROTOCOLS = ("grpc", "http/protobuf")
 SOON = BatchOptions(delay_s=0.01, export_timeout_s=10.0)
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as running:
-        yield running
 
 
 def exporter_to(
@@ -279,9 +274,7 @@ def test_queue_overflow_is_exact(collector: Collector, protocol: str) -> None:
 
 
 @both
-def test_close_counts_what_is_left(
-    collector: Collector, protocol: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_close_counts_what_is_left(collector: Collector, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
     """A receiver that hangs does not hang the end; what was under way or queued is counted, once."""
     hold = threading.Event()
     collector.script(TRACES, *[Answer(hold=hold)] * 5)
@@ -442,3 +435,34 @@ def test_the_collector_counts_what_it_would_decode(collector: Collector) -> None
     assert count_spans(body) == 3000
     assert count_spans(b"") == 0
     assert count_spans(body + body) == 6000
+
+
+@pytest.mark.parametrize(
+    ("protocol", "needed", "unneeded"),
+    [("", set(), {"grpc", "requests", "google.protobuf", "pydantic"}), ("grpc", {"grpc"}, {"requests"}),
+     ("http/protobuf", {"requests"}, {"grpc"})],
+)  # fmt: skip
+def test_only_what_is_used_is_imported(
+    collector: Collector, protocol: str, needed: set[str], unneeded: set[str]
+) -> None:
+    """Memory: the agent has 80 MB, and grpc alone takes 20."""
+    program = f"""
+import sys
+import exporters.console
+from exporters.otlp import OtlpSpanExporter, otlp_options
+from instrumenter.telemetry import Counters
+from otlp_parts import make_spans
+if {protocol!r}:
+    options = otlp_options("traces", {{"OTEL_EXPORTER_OTLP_PROTOCOL": {protocol!r}}}, {collector.url(protocol)!r})
+    exporter = OtlpSpanExporter(options, Counters())
+    exporter.export_spans(make_spans(3))
+    exporter.close(10)
+print(*sys.modules)
+"""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    environ = {"PYTHONPATH": ":".join(paths), "PATH": ""}
+    ran = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    modules = set(ran.stdout.split())
+    assert needed <= modules
+    assert not modules & unneeded
+    assert collector.span_count == (3 if protocol else 0)

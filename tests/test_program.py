@@ -268,7 +268,7 @@ def test_a_map_of_another_size_is_an_error_of_the_build() -> None:
     opened = BpfObject(library(), object_path())
     with pytest.raises(Exception, match="keys and values of 4 and 8 bytes, the agent expects 4 and 16"):
         Map(library(), opened.map("procs"), "procs", np.dtype("<u4"), np.dtype("<u8,<u8"))
-    with pytest.raises(CannotStart, match="have 3120 bytes of `settings`, the agent 1: run `make bpf`"):
+    with pytest.raises(CannotStart, match=f"have {SETTINGS.itemsize} bytes of `settings`, the agent 1: run `make bpf`"):
         opened.write_constant("settings", b"x")
     with pytest.raises(CannotStart, match="have no map nope"):
         opened.map("nope")

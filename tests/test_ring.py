@@ -65,7 +65,10 @@ def test_stops_before_a_busy_record_and_goes_on_after_it() -> None:
     kernel.submit(map(small, range(3)))
     busy = kernel.reserve(small(3))
     kernel.submit(map(small, (4, 5)))
+    dropped = kernel.reserve(small(6))
     assert busy is not None
+    assert dropped is not None
+    kernel.commit(dropped, discard=True)
     assert numbers(reader.read()) == [0, 1, 2]
     assert not reader.more
     assert numbers(reader.read()) == []

@@ -200,6 +200,8 @@ SETTINGS = _struct(
     ("total_keys", "<u4"),
     ("self_tgid", "<u4"),
     ("spans", "<u4"),
+    ("direct_loads", "<u4"),
+    ("pad", "<u4"),
     ("methods", "S8", (KNOWN_METHODS,)),
     ("duration_bounds", "<u8", (DURATION_BOUNDS,)),
     ("size_bounds", "<u8", (SIZE_BOUNDS,)),

@@ -91,7 +91,7 @@ class Program:
         settings: one record of dtype abi.SETTINGS. attach: one of choose.MODES forces it; None: the best. path: the
         object, if not the one built for this machine. Raises CannotStart with the remedy.
         """
-        constants = np.asarray(settings, SETTINGS).tobytes()
+        constants = np.array(settings, SETTINGS)
         lib, path = library(), path or object_path()
         opened = BpfObject(lib, path)
         sections = opened.sections()
@@ -100,10 +100,11 @@ class Program:
         refused: dict[str, str] = {}
         try:
             trial.allowed()
+            constants["direct_loads"] = bool(trial.has("bpf_rdonly_cast"))
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
                 trial.close()  # before libbpf reads the same BTF again: it would be the peak of the agent's memory
-                loaded, failed = _load(lib, path, choice, sizes, constants)
+                loaded, failed = _load(lib, path, choice, sizes, constants.tobytes())
                 if loaded:
                     return cls(lib, loaded, choice)
                 refused.update(failed)

@@ -9,44 +9,35 @@
 
 static __always_inline long read_iovec(struct iovec *v, u64 array, u32 kind, s64 index)
 {
-	void *at = (void *)(array + index * sizeof(*v));
+	u64 at = array + index * sizeof(*v);
 
-	return kind == BUF_IOV_KERNEL ? bpf_probe_read_kernel(v, sizeof(*v), at) : bpf_probe_read_user(v, sizeof(*v), at);
+	if (kind != BUF_IOV_KERNEL)
+		return bpf_probe_read_user(v, sizeof(*v), (void *)at);
+	v->iov_base = PEEK(struct iovec, at, iov_base);
+	v->iov_len = PEEK(struct iovec, at, iov_len);
+	return 0;
 }
 
-struct gather {
-	struct scratch *s;
-	u64 skip; /* bytes still to leave out */
-	u32 at;   /* where in win the next ones go */
-	u32 end;
-	u32 failed;
-};
-
-static long gather_segment(u32 i, struct gather *g)
+static long gather_segment(u32 i, struct scratch **ctx)
 {
-	struct iovec v;
-	u32 at = g->at, n;
+	struct scratch *s = *ctx;
+	struct gather *g = &s->gather;
+	u32 at = g->at, n = g->end - g->at;
+	struct iovec *v = &g->v;
 
-	if (read_iovec(&v, g->s->op.buf.base, g->s->op.buf.kind, i)) {
-		g->failed = 1;
+	if (read_iovec(v, s->op.buf.base, s->op.buf.kind, i))
 		return 1;
-	}
-	if (g->skip >= v.iov_len) {
-		g->skip -= v.iov_len;
+	if (g->skip >= v->iov_len) {
+		g->skip -= v->iov_len;
 		return 0;
 	}
-	v.iov_len -= g->skip;
-	if (at >= g->end || at > WINDOW)
+	v->iov_len -= g->skip;
+	if (n > v->iov_len)
+		n = v->iov_len;
+	barrier_var(n);
+	barrier_var(at);
+	if (n > WINDOW_READ || at > WINDOW || bpf_probe_read_user(s->win + at, n, v->iov_base + g->skip))
 		return 1;
-	n = g->end - at;
-	if (n > v.iov_len)
-		n = v.iov_len;
-	if (n > WINDOW_READ)
-		n = WINDOW_READ;
-	if (bpf_probe_read_user(g->s->win + at, n, v.iov_base + g->skip)) {
-		g->failed = 1;
-		return 1;
-	}
 	g->skip = 0;
 	g->at = at + n;
 	return g->at >= g->end;
@@ -55,7 +46,7 @@ static long gather_segment(u32 i, struct gather *g)
 /* Copies `n` bytes (at most WINDOW_READ) that begin `off` bytes into the call to win[at]. Returns 0, or -1 if unreadable. */
 __noinline int read_bytes(struct scratch *s, u64 off, u32 at, u32 n)
 {
-	struct gather g;
+	struct scratch *ctx = s;
 
 	if (!s || at > CARRY_MAX || n > WINDOW_READ)
 		return -1;
@@ -63,13 +54,11 @@ __noinline int read_bytes(struct scratch *s, u64 off, u32 at, u32 n)
 		return bpf_probe_read_user(s->win + at, n, (void *)(s->op.buf.base + s->op.buf.skip + off)) ? -1 : 0;
 	if (s->op.buf.kind == BUF_NONE)
 		return -1;
-	g.s = s;
-	g.skip = s->op.buf.skip + off;
-	g.at = at;
-	g.end = at + n;
-	g.failed = 0;
-	bpf_loop(s->op.buf.segments < MAX_SEGMENTS ? s->op.buf.segments : MAX_SEGMENTS, gather_segment, &g, 0);
-	return g.failed || g.at < g.end ? -1 : 0;
+	s->gather.skip = s->op.buf.skip + off;
+	s->gather.at = at;
+	s->gather.end = at + n;
+	bpf_loop(s->op.buf.segments < MAX_SEGMENTS ? s->op.buf.segments : MAX_SEGMENTS, gather_segment, &ctx, 0);
+	return s->gather.at < s->gather.end ? -1 : 0;
 }
 
 struct total {

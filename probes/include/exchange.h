@@ -10,6 +10,7 @@
 #include <bpf/bpf_endian.h>
 #include "red.h"
 #include "head.h"
+#include "route.h"
 #include "peek.h"
 
 static __always_inline void make_ids(struct held *h, const struct head *head)
@@ -79,7 +80,7 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 		c->slot_of = key.number + 1;
 	x = &h->e.x;
 	__builtin_memset(x, 0, sizeof(*x));
-	x->key.route = s->head.route;
+	x->key.route = route_hash(s, s->head.method_len, s->head.target_len);
 	x->key.svc = s->op.svc;
 	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;
 	x->key.method = s->head.method;
@@ -112,7 +113,7 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	read_endpoints(x, c->sk);
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
-		__builtin_memcpy(h->e.text, s->text, TEXT_SHORT);
+		copy_text(h->e.text, s->text, s->head.text_len);
 	if (c->slot_of != key.number + 1 || h->has_long_text)
 		hold(s, c, &key, h->has_long_text);
 	c->begun = key.number + 1;

@@ -6,7 +6,8 @@
 #ifndef STINGLESS_HEAD_H
 #define STINGLESS_HEAD_H
 
-#include "route.h"
+#include "maps.h"
+#include "swar.h"
 
 #define WIN_MAX (WINDOW + CARRY_MAX) /* an index into win may be up to this */
 
@@ -28,7 +29,8 @@ static __always_inline u32 keep_text(struct scratch *s, u32 at, u32 n, u32 max)
 {
 	u32 to = s->head.text_len;
 
-	barrier_var(n); /* checked here, on the register that the helper gets */
+	barrier_var(n); /* checked here, on the registers that are used */
+	barrier_var(to);
 	if (to > TEXT_LONG - max || n > max || at > WIN_MAX - max)
 		return 0;
 	if (n > 32) {
@@ -47,10 +49,10 @@ static __always_inline u8 known_method(u64 token)
 	for (int i = 0; i < KNOWN_METHODS; i++) {
 		u64 known = *(const volatile u64 *)settings.methods[i];
 
-		if (known == token)
-			return i + 1;
 		if (!known)
 			break;
+		if (known == token)
+			return i + 1;
 	}
 	return 0;
 }
@@ -70,14 +72,20 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 
 	if (!s || at > WINDOW || end > WIN_MAX || end < at + 3)
 		return -1;
-	for (m = 0; m <= METHOD_MAX; m++) {
-		if (!is_tchar(*win_at(s, at + m)))
-			break;
-	}
-	if (m == 0 || m > METHOD_MAX || *win_at(s, at + m) != ' ')
-		return -1;
-	target = at + m + 1;
 	w = word_at(win_at(s, at));
+	m = first_byte(bytes_equal(w, ' ') | 1ULL << 63);
+	s->head.method = known_method(w & ((1ULL << (m * 8)) - 1));
+	if (!s->head.method) {
+		for (m = 0; m <= METHOD_MAX; m++) {
+			if (!is_tchar(*win_at(s, at + m)))
+				break;
+		}
+		if (m == 0 || m > METHOD_MAX || *win_at(s, at + m) != ' ')
+			return -1;
+		if (m == 8)
+			s->head.method = known_method(w);
+	}
+	target = at + m + 1;
 	if (!cut) {
 		if (end < target + 10 || end < 9 || *win_at(s, end - 9) != ' ' || !read_version(s, word_at(win_at(s, end - 8))))
 			return -1;
@@ -92,7 +100,6 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 		s->head.cut = 1;
 	}
 	s->head.cut |= cut;
-	s->head.method = m <= 8 ? known_method(m == 8 ? w : w & ((1ULL << (m * 8)) - 1)) : 0;
 	s->head.is_head = m == 4 && (w & 0xffffffff) == WORD('H', 'E', 'A', 'D', 0, 0, 0, 0);
 	s->head.is_connect = m == 7 && (w & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0);
 	s->head.text_len = 0;
@@ -100,7 +107,6 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 	keep_text(s, at, m, METHOD_MAX);
 	s->head.target_len = n;
 	keep_text(s, target, n, TARGET_MAX);
-	s->head.route = route_hash(s, m, n);
 	return 0;
 }
 
@@ -181,7 +187,7 @@ static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
 
 static __always_inline void keep_host(struct scratch *s, u32 at, u32 n)
 {
-	u64 h = MIX;
+	u64 h = 0;
 
 	if (s->head.host_len || n == 0)
 		return;
@@ -189,6 +195,8 @@ static __always_inline void keep_host(struct scratch *s, u32 at, u32 n)
 		n = HOST_MAX;
 	s->head.host_off = keep_text(s, at, n, HOST_MAX);
 	s->head.host_len = n;
+	if (s->op.way == RECEIVED) /* only a client's metrics are told apart by it */
+		return;
 	for (u32 i = 0; i < HOST_MAX / 8; i++) {
 		u64 w = word_at(win_at(s, at + i * 8));
 		u32 left = n - i * 8;
@@ -206,89 +214,107 @@ static __always_inline bool ends_chunked(struct scratch *s, u32 at, u32 n)
 	return n >= 7 && ((word_at(win_at(s, at + n - 7)) | LOWER) & ~(0xffULL << 56)) == WORD('c', 'h', 'u', 'n', 'k', 'e', 'd', 0);
 }
 
-static __always_inline void request_field(struct scratch *s, u64 name, u64 more, u32 value, u32 n, u32 name_len)
-{
-	if (name_len == 4 && (name & 0xffffffff) == WORD('h', 'o', 's', 't', 0, 0, 0, 0)) {
-		keep_host(s, value, n);
-	} else if (name_len == 10 && name == WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e')) {
-		if (!s->head.agent_len && n) {
-			s->head.agent_len = n < AGENT_MAX ? n : AGENT_MAX;
-			s->head.agent_off = keep_text(s, value, s->head.agent_len, AGENT_MAX);
-		}
-	} else if (name_len == 11 && name == WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')) {
-		read_traceparent(s, value, n);
-	} else if (name_len == 10 && name == WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a')) {
-		if (!s->head.state_len && n && n <= STATE_MAX) {
-			s->head.state_off = keep_text(s, value, n, STATE_MAX);
-			s->head.state_len = n;
-		}
-	}
-}
+/* What a field line is about, by its first bytes in lower case; 0: nothing of interest. */
+enum field { FIELD_NONE, FIELD_HOST, FIELD_LENGTH, FIELD_CODING, FIELD_UPGRADE, FIELD_AGENT, FIELD_PARENT, FIELD_STATE };
 
-/* Does a field line that begins with these eight bytes, in lower case, say something of interest? */
-static __always_inline bool matters(u64 name)
+static __always_inline u32 field_of(u64 name)
 {
 	switch (name) {
 	case WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-'):
+		return FIELD_LENGTH;
 	case WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r'):
+		return FIELD_CODING;
 	case WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e'):
+		return FIELD_AGENT;
 	case WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r'):
+		return FIELD_PARENT;
 	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
+		return FIELD_STATE;
 	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
-		return true;
+		return FIELD_UPGRADE;
 	}
-	return (name & 0xffffffffffULL) == WORD('h', 'o', 's', 't', ':', 0, 0, 0);
+	return (name & 0xffffffffffULL) == WORD('h', 'o', 's', 't', ':', 0, 0, 0) ? FIELD_HOST : FIELD_NONE;
 }
 
-/* One field line, win[at .. end) without its line end. */
-__noinline int header_line(struct scratch *s, u32 at, u32 end)
+/* Length of the field's name and colon if the rest of the name, in lower case, is right; else 0. */
+static __always_inline u32 name_length(u32 field, u64 more, u64 third)
 {
-	u64 name, more, colon;
-	u32 value, name_len;
-
-	if (!s || at > WINDOW || end > WIN_MAX || end <= at)
-		return 0;
-	name = word_at(win_at(s, at)) | LOWER;
-	more = word_at(win_at(s, at + 8)) | LOWER;
-	colon = bytes_equal(name, ':');
-	name_len = 0;
-	if (!colon) {
-		colon = bytes_equal(more, ':');
-		name_len = 8;
-		if (!colon) {
-			colon = bytes_equal(word_at(win_at(s, at + 16)), ':');
-			name_len = 16;
-		}
+	switch (field) {
+	case FIELD_HOST:
+		return 5;
+	case FIELD_UPGRADE:
+		return 8;
+	case FIELD_LENGTH:
+		return (more & 0xffffffffffffffULL) == WORD('l', 'e', 'n', 'g', 't', 'h', ':', 0) ? 15 : 0;
+	case FIELD_CODING:
+		return more == WORD('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') && (u16)third == (':' << 8 | 'g') ? 18 : 0;
+	case FIELD_AGENT:
+		return (more & 0xffffff) == WORD('n', 't', ':', 0, 0, 0, 0, 0) ? 11 : 0;
+	case FIELD_PARENT:
+		return (more & 0xffffffff) == WORD('e', 'n', 't', ':', 0, 0, 0, 0) ? 12 : 0;
+	case FIELD_STATE:
+		return (more & 0xffffff) == WORD('t', 'e', ':', 0, 0, 0, 0, 0) ? 11 : 0;
 	}
-	if (!colon)
-		return 0;
-	name_len += first_byte(colon);
-	value = at + name_len + 1;
-	for (u32 i = 0; i < 8; i++, value++) {
-		if (*win_at(s, value) != ' ' && *win_at(s, value) != '\t')
-			break;
-	}
-	for (u32 i = 0; i < 8 && end > value; i++, end--) {
-		if (*win_at(s, end - 1) != ' ' && *win_at(s, end - 1) != '\t')
-			break;
-	}
-	if (end < value)
-		end = value;
-	if (name_len == 14 && name == WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-') &&
-	    (more & 0xffffffffffffULL) == WORD('l', 'e', 'n', 'g', 't', 'h', 0, 0))
-		read_length(s, value, end - value);
-	else if (name_len == 17 && name == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') &&
-		 more == WORD('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n'))
-		s->head.chunked = ends_chunked(s, value, end - value);
-	else if (name_len == 7 && name == WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'))
-		s->head.upgrade = 1;
-	else if (!s->head.is_response)
-		request_field(s, name, more, value, end - value, name_len);
 	return 0;
 }
 
-static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
+static __always_inline void request_field(struct scratch *s, u32 field, u32 value, u32 n)
 {
+	if (field == FIELD_HOST) {
+		keep_host(s, value, n);
+	} else if (field == FIELD_PARENT) {
+		read_traceparent(s, value, n);
+	} else if (field == FIELD_AGENT && !s->head.agent_len && n) {
+		s->head.agent_len = n < AGENT_MAX ? n : AGENT_MAX;
+		s->head.agent_off = keep_text(s, value, s->head.agent_len, AGENT_MAX);
+	} else if (field == FIELD_STATE && !s->head.state_len && n && n <= STATE_MAX) {
+		s->head.state_off = keep_text(s, value, n, STATE_MAX);
+		s->head.state_len = n;
+	}
+}
+
+static __always_inline bool is_blank(u8 c)
+{
+	return c == ' ' || c == '\t';
+}
+
+/* One field line that may matter, win[at .. end) without its line end. */
+__noinline int header_line(struct scratch *s, u32 at, u32 end)
+{
+	u32 field, value, n;
+
+	if (!s || at > WINDOW || end > WIN_MAX || end <= at)
+		return 0;
+	field = field_of(word_at(win_at(s, at)) | LOWER);
+	n = name_length(field, word_at(win_at(s, at + 8)) | LOWER, word_at(win_at(s, at + 16)) | LOWER);
+	if (!n)
+		return 0;
+	value = at + n;
+	for (u32 i = 0; i < 8 && is_blank(*win_at(s, value)); i++)
+		value++;
+	for (u32 i = 0; i < 8 && end > value && is_blank(*win_at(s, end - 1)); i++)
+		end--;
+	n = end > value ? end - value : 0;
+	if (field == FIELD_LENGTH)
+		read_length(s, value, n);
+	else if (field == FIELD_CODING)
+		s->head.chunked = ends_chunked(s, value, n);
+	else if (field == FIELD_UPGRADE)
+		s->head.upgrade = 1;
+	else if (!s->head.is_response)
+		request_field(s, field, value, n);
+	return 0;
+}
+
+/* The line win[s->line .. end), which ends with LF. Returns whether the head is over or bad. */
+__noinline int take_line(struct scratch *s, u32 end)
+{
+	u32 at;
+
+	if (!s)
+		return 1;
+	at = s->line;
+	s->line = end + 1;
 	if (end > at && *win_at(s, end - 1) == '\r')
 		end--;
 	if (s->head.skip) {
@@ -296,40 +322,45 @@ static __always_inline void take_line(struct scratch *s, u32 at, u32 end)
 	} else if (s->head.started) {
 		if (end == at)
 			s->head.done = 1;
-		else if (matters(word_at(win_at(s, at)) | LOWER))
+		else
 			header_line(s, at, end);
 	} else if (end > at) { /* an empty line before the first one is ignored: RFC 9112, 2.2 */
 		s->head.started = 1;
 		s->head.bad = (s->head.is_response ? status_line(s, at, end) : request_line(s, at, end, 0)) != 0;
 	}
+	return s->head.done || s->head.bad;
 }
 
-/* The next 64 bytes, or the next line if it ends among them. True: nothing more to find in win. */
-static __always_inline bool find_line(struct scratch *s)
+/* The next 64 bytes: every line that ends among them. True: nothing more to find in win. */
+static __always_inline bool scan_lines(struct scratch *s)
 {
-	u32 at = s->scan, have = s->have;
-	u64 lf = 0;
+	u32 at = s->scan, have = s->have, end, line;
+	u64 lf;
 
-	if (at >= have || at >= WIN_MAX)
-		return true;
+#pragma clang loop unroll(disable)
 	for (u32 k = 0; k < 8; k++, at += 8) {
-		lf = bytes_equal(word_at(win_at(s, at)), '\n');
-		if (lf)
+		if (at >= have || at >= WIN_MAX)
 			break;
+		lf = bytes_equal(word_at(win_at(s, at)), '\n');
+		if (!lf)
+			continue;
+		end = at + first_byte(lf);
+		if (end >= have)
+			break;
+		line = s->line;
+		if (!s->head.started || s->head.skip || end < line + 4 || field_of(word_at(win_at(s, line)) | LOWER)) {
+			if (take_line(s, end)) {
+				s->scan = end;
+				return true;
+			}
+		} else {
+			s->line = end + 1;
+		}
+		if (lf & (lf - 1)) /* another one in this word: look at it again from there */
+			at = end + 1 - 8;
 	}
-	if (!lf) {
-		s->scan = at;
-		return at >= have;
-	}
-	at += first_byte(lf);
-	if (at >= have) {
-		s->scan = have;
-		return true;
-	}
-	s->scan = at + 1;
-	take_line(s, s->line, at);
-	s->line = at + 1;
-	return s->head.done || s->head.bad;
+	s->scan = at;
+	return at >= have;
 }
 
 #endif

@@ -10,13 +10,6 @@
 #include "swar.h"
 
 #define MAX_ROUTE_SEGMENTS 16
-#define MIX 0x9E3779B97F4A7C15ULL
-
-static __always_inline u64 mix(u64 h, u64 w)
-{
-	h = (h ^ w) * MIX;
-	return h ^ (h >> 29);
-}
 
 static __always_inline void end_segment(struct route *r)
 {

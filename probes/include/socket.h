@@ -13,6 +13,7 @@
 #include "buffer.h"
 #include "stream.h"
 
+#define SLOW_SEND 16384 /* bytes that a socket's buffer may not take at once */
 #define GIVE_UP 8 /* changes of direction that did not look like HTTP */
 
 static __always_inline struct conn *get_conn(u64 sk)
@@ -147,6 +148,21 @@ static __always_inline int process(struct scratch *s, struct conn *c)
 	return advance(s, c);
 }
 
+/* The current process's service, 0 if it is not watched, for a read on `c`. Mostly the process that read here last. */
+static __always_inline u32 reader(struct conn *c)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, svc;
+
+	if (c && c->tgid == tgid)
+		return c->svc;
+	svc = watched();
+	if (c) {
+		c->tgid = tgid;
+		c->svc = svc;
+	}
+	return svc;
+}
+
 static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -161,17 +177,16 @@ static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 w
 	s->op.tid = id;
 }
 
-/* What a hook must do with a socket before it looks at memory. */
-static __always_inline bool sends_matter(struct conn *c)
+/* Must a write be looked at before it happens? A server's need not; but one that may block says when it begins. */
+static __always_inline bool sends_matter(struct conn *c, u64 len)
 {
 	if (!c)
 		return true;
-	if (c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER) {
-		if (!c->resp_first_ns && c->begun != c->answered)
-			c->resp_first_ns = bpf_ktime_get_ns();
-		return false;
-	}
-	return c->kind != KIND_OTHER;
+	if (c->kind != KIND_HTTP || c->direction != DIRECTION_SERVER)
+		return c->kind != KIND_OTHER;
+	if (len > SLOW_SEND && !c->resp_first_ns && c->begun != c->answered)
+		c->resp_first_ns = bpf_ktime_get_ns();
+	return false;
 }
 
 static __always_inline bool returns_matter(struct conn *c)
@@ -187,9 +202,9 @@ static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64
 }
 
 /* `after`: bytes of the same call that were sent behind these. */
-static __always_inline void on_send_exit(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 sent, u32 after)
+static __always_inline void on_send_exit(struct scratch *s, struct conn *c, u64 sk, u64 sent, u32 after)
 {
-	describe_op(s, sk, svc, SENT, sent_seq(sk) - after - sent, sent);
+	describe_op(s, sk, c ? c->svc : 0, SENT, sent_seq(sk) - after - sent, sent);
 	process(s, c);
 }
 
@@ -200,10 +215,8 @@ static __always_inline void on_receive(struct scratch *s, struct conn *c, u64 sk
 }
 
 /* read() returned 0: the response that lasts until the connection closes is whole. */
-static __always_inline void on_end_of_stream(u64 sk)
+static __always_inline void on_end_of_stream(struct conn *c)
 {
-	struct conn *c = get_conn(sk);
-
 	if (c && c->kind == KIND_HTTP && c->direction == DIRECTION_CLIENT &&
 	    c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun)
 		finish_all(c, OUTCOME_COMPLETE, bpf_ktime_get_ns());

@@ -88,6 +88,8 @@ struct conn {
 	u8 response_chunked;
 	u8 upgrade;
 	u8 pad[2];
+	u32 tgid; /* process that read here last, and its service */
+	u32 svc;
 	struct held slot;
 };
 
@@ -105,7 +107,6 @@ struct head { /* what a head says, as far as it has been read */
 	u64 content_length;
 	u8 trace_id[16];
 	u8 parent_id[8];
-	u64 route;
 	u32 peer;
 	u32 target_full;
 	u16 status;
@@ -133,7 +134,7 @@ struct head { /* what a head says, as far as it has been read */
 	u8 done; /* the empty line was read */
 	u8 skip; /* inside a line too long to keep: ignore until its end */
 	u8 cut;
-	u8 pad[6];
+	u8 pad[2];
 };
 
 struct partial {
@@ -179,6 +180,14 @@ struct op { /* one socket call, seen from one half */
 	u8 pad[6];
 };
 
+/* Where read_bytes() is, over several segments. */
+struct gather {
+	struct iovec v;
+	u64 skip; /* bytes still to leave out */
+	u32 at;   /* where in win the next ones go */
+	u32 end;
+};
+
 /* Where route_hash() is. Here and not on the stack, as everything that a loop changes: the verifier follows what is on
  * the stack value by value, and would walk each turn. */
 struct route {
@@ -210,6 +219,7 @@ struct scratch {
 	u32 slot; /* which scratch this is */
 	u32 head_seq; /* TCP sequence number of the head's first byte */
 	struct route route;
+	struct gather gather;
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
 	u8 win[WIN_SIZE + 64];

@@ -9,7 +9,6 @@
 
 #include "exchange.h"
 
-#define LINES_A_TURN 4
 #define LOOK 32 /* bytes of chunked framing looked at in one step */
 
 static __always_inline u64 half_position(struct half *h, u32 seq)
@@ -406,10 +405,7 @@ static long turn(u32 i, struct turning *t)
 	case MODE_LEAVING:
 		return go_on_leaving(s, c);
 	}
-	for (u32 k = 0; k < LINES_A_TURN; k++)
-		if (find_line(s))
-			return end_lines(s, c, h);
-	return 0;
+	return scan_lines(s) ? end_lines(s, c, h) : 0;
 }
 
 /* The call s->op, on a connection that speaks HTTP. */

@@ -8,6 +8,7 @@
 
 #include "kernel.h"
 
+#define MIX 0x9E3779B97F4A7C15ULL
 #define ONES 0x0101010101010101ULL
 #define HIGH 0x8080808080808080ULL
 #define LOWER 0x2020202020202020ULL
@@ -35,6 +36,13 @@ static __always_inline u64 bytes_between(u64 w, u8 low, u8 high)
 	u64 x = w & ~HIGH;
 
 	return (x + ONES * (0x80 - low)) & ~(x + ONES * (0x7f - high)) & ~w & HIGH;
+}
+
+/* One more word into a hash. */
+static __always_inline u64 mix(u64 h, u64 w)
+{
+	h = (h ^ w) * MIX;
+	return h ^ (h >> 29);
 }
 
 /* Place of the first byte in a mask that is not 0. */

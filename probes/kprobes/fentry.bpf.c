@@ -6,14 +6,14 @@
 SEC("fentry/tcp_sendmsg")
 int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
 {
-	u32 svc = watched();
-	struct conn *c;
+	struct conn *c = get_conn((u64)sk);
 	struct scratch *s;
+	u32 svc;
 
-	if (!svc)
+	if (!sends_matter(c, size))
 		return 0;
-	c = get_conn((u64)sk);
-	if (!sends_matter(c))
+	svc = watched();
+	if (!svc)
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
@@ -26,14 +26,10 @@ int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int sent)
 {
-	u32 svc;
 	struct conn *c;
 	struct scratch *s;
 
 	if (sent <= 0)
-		return 0;
-	svc = watched();
-	if (!svc)
 		return 0;
 	c = get_conn((u64)sk);
 	if (!returns_matter(c))
@@ -42,24 +38,24 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 	if (!s)
 		return 0;
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, sent);
-	on_send_exit(s, c, (u64)sk, svc, sent, 0);
+	on_send_exit(s, c, (u64)sk, sent, 0);
 	return 0;
 }
 
 static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
 {
-	u32 svc = watched();
-	struct conn *c;
+	struct conn *c = get_conn(sk);
 	struct scratch *s;
+	u32 svc;
 
-	if (!svc || received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
+	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
 		return 0;
 	if (!received) {
-		on_end_of_stream(sk);
+		on_end_of_stream(c);
 		return 0;
 	}
-	c = get_conn(sk);
-	if (c && c->kind == KIND_OTHER)
+	svc = reader(c);
+	if (!svc)
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
@@ -88,14 +84,10 @@ int fexit_recv(u64 *ctx)
 SEC("?fexit/tcp_sendpage")
 int BPF_PROG(fexit_sendpage, struct sock *sk, void *page, int offset, size_t size, int flags, int sent)
 {
-	u32 svc;
 	struct conn *c;
 	struct scratch *s;
 
 	if (sent <= 0)
-		return 0;
-	svc = watched();
-	if (!svc)
 		return 0;
 	c = get_conn((u64)sk);
 	if (!returns_matter(c))
@@ -104,7 +96,7 @@ int BPF_PROG(fexit_sendpage, struct sock *sk, void *page, int offset, size_t siz
 	if (!s)
 		return 0;
 	s->op.buf.kind = BUF_NONE;
-	on_send_exit(s, c, (u64)sk, svc, sent, 0);
+	on_send_exit(s, c, (u64)sk, sent, 0);
 	return 0;
 }
 

@@ -31,16 +31,16 @@ static __always_inline u64 iter_of(u64 msg)
 SEC("kprobe/tcp_sendmsg")
 int BPF_KPROBE(kprobe_send, struct sock *sk, struct msghdr *msg, size_t size)
 {
-	u32 svc = watched();
-	struct conn *c;
+	struct conn *c = get_conn((u64)sk);
 	struct scratch *s;
+	u32 svc;
 
-	if (!svc)
-		return 0;
-	c = get_conn((u64)sk);
 	if (returns_matter(c))
 		remember((u64)sk, (u64)msg, 0);
-	if (!sends_matter(c))
+	if (!sends_matter(c, size))
+		return 0;
+	svc = watched();
+	if (!svc)
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
@@ -55,13 +55,11 @@ static __always_inline int kprobe_sent(u32 slot, int bytes)
 	struct call call;
 	struct scratch *s;
 	struct conn *c;
-	u32 svc;
 
 	if (!recall(&call) || bytes <= 0)
 		return 0;
-	svc = watched();
 	c = get_conn(call.sk);
-	if (!svc || !returns_matter(c))
+	if (!returns_matter(c))
 		return 0;
 	s = get_scratch(slot);
 	if (!s)
@@ -70,7 +68,7 @@ static __always_inline int kprobe_sent(u32 slot, int bytes)
 		buf_of_moved_iter(&s->op.buf, iter_of(call.msg), bytes);
 	else
 		s->op.buf.kind = BUF_NONE;
-	on_send_exit(s, c, call.sk, svc, bytes, 0);
+	on_send_exit(s, c, call.sk, bytes, 0);
 	return 0;
 }
 
@@ -84,7 +82,9 @@ int BPF_KRETPROBE(kretprobe_send, int bytes)
 SEC("kprobe/tcp_recvmsg")
 int BPF_KPROBE(kprobe_recv, struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	if (watched() && !(flags & (MSG_PEEK | MSG_ERRQUEUE)))
+	struct conn *c = get_conn((u64)sk);
+
+	if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) && (c ? c->kind != KIND_OTHER : watched()))
 		remember((u64)sk, (u64)msg, flags);
 	return 0;
 }
@@ -99,13 +99,13 @@ int BPF_KRETPROBE(kretprobe_recv, int bytes)
 
 	if (!recall(&call) || bytes < 0)
 		return 0;
+	c = get_conn(call.sk);
 	if (!bytes) {
-		on_end_of_stream(call.sk);
+		on_end_of_stream(c);
 		return 0;
 	}
-	svc = watched();
-	c = get_conn(call.sk);
-	if (!svc || (c && c->kind == KIND_OTHER))
+	svc = reader(c);
+	if (!svc)
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
@@ -121,7 +121,7 @@ int BPF_KRETPROBE(kretprobe_recv, int bytes)
 SEC("?kprobe/tcp_sendpage")
 int BPF_KPROBE(kprobe_sendpage, struct sock *sk)
 {
-	if (watched() && returns_matter(get_conn((u64)sk)))
+	if (returns_matter(get_conn((u64)sk)))
 		remember((u64)sk, 0, 0);
 	return 0;
 }

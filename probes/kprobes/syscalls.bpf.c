@@ -76,7 +76,7 @@ static long take_message(u32 i, struct messages *m)
 		describe_op(m->s, m->sk, m->svc, RECEIVED, received_seq(m->sk) - m->total + m->bytes, len);
 		process(m->s, c);
 	} else if (m->moved) {
-		on_send_exit(m->s, c, m->sk, m->svc, len, m->total - m->bytes - len);
+		on_send_exit(m->s, c, m->sk, len, m->total - m->bytes - len);
 	} else {
 		on_send_enter(m->s, c, m->sk, m->svc, len, m->bytes);
 	}
@@ -124,7 +124,7 @@ int BPF_PROG(tp_sys_enter, struct pt_regs *regs, long nr)
 	if (!sk)
 		return 0;
 	c = get_conn(sk);
-	if (!sends_matter(c))
+	if (!sends_matter(c, kind == CALL_WRITE ? ARG3(regs) : SLOW_SEND + 1))
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
@@ -179,7 +179,7 @@ static __always_inline int sent(u32 kind, struct pt_regs *regs, struct task_stru
 	default:
 		s->op.buf.kind = BUF_NONE;
 	}
-	on_send_exit(s, c, sk, svc, ret, 0);
+	on_send_exit(s, c, sk, ret, 0);
 	return 0;
 }
 
@@ -192,13 +192,17 @@ static __always_inline int received(u32 kind, struct pt_regs *regs, struct task_
 
 	if (!sk || ret < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
+	c = get_conn(sk);
 	if (!ret) {
-		on_end_of_stream(sk);
+		on_end_of_stream(c);
 		return 0;
 	}
-	c = get_conn(sk);
 	if (c && c->kind == KIND_OTHER)
 		return 0;
+	if (c) { /* for the response: on_send_exit */
+		c->tgid = bpf_get_current_pid_tgid() >> 32;
+		c->svc = svc;
+	}
 	s = get_scratch(SLOT_RECV);
 	if (!s)
 		return 0;
