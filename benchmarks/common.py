@@ -10,6 +10,7 @@ import gzip
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ http {{
 """
 
 
-LOSS = re.compile(r"lost|dropped|failed|shed")
+LOSS = re.compile(r"lost|dropped|failed|\bshed")
 
 
 class Nginx:
@@ -80,6 +81,14 @@ class Nginx:
         """Requests that nginx has handled, this one for its status included."""
         with urllib.request.urlopen(self.url("/status"), timeout=30) as answer:
             return int(answer.read().decode().splitlines()[2].split()[2])
+
+    def settled(self) -> int:
+        """Like requests(), once nginx has worked off what wrk left in its sockets; every look is one request more."""
+        last = self.requests()
+        deadline = time.monotonic() + 30
+        while (now := self.requests()) != last + 1 and time.monotonic() < deadline:
+            last = now
+        return now
 
     def __enter__(self) -> Self:
         return self

@@ -144,7 +144,7 @@ def full_rate(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
         load = wrk(nginx.url("/fixed"), options.seconds, CONNECTIONS, 0, script)
         busy = (cpu_ns(agent.pid) - own) / 1e9 / (time.monotonic() - start)
         now, peak = memory_mb(agent.pid)
-        handled = nginx.requests() - before + 1
+        handled = nginx.settled() - before + 1
         code = agent.stop()
         totals = sink.totals()
         counted, spans, lost = int(totals.get("http.server.request.duration", 0)), sink.spans(), sink.losses()

@@ -76,7 +76,7 @@ def idle_ms(pid: int) -> float:
 
 def reconcile(nginx: Nginx, agent: Agent, sink: Sink, before: int) -> dict[str, Any]:
     """Everything nginx handled since the agent was ready, by nginx's own count, against what came out."""
-    handled = nginx.requests() - before + 1
+    handled = nginx.settled() - before + 1
     code = agent.stop(within_s=240)
     totals = sink.totals()
     lost = sink.losses()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instrumenter import account
 from instrumenter.config_load import Loaded, otel_environment
 from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.registry import Registry
@@ -34,7 +35,7 @@ from instrumenter.metrics import GRACE_NS, RedCollector
 from instrumenter.model import Metric, MetricExporter, SpanExporter
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
-from instrumenter.parts import account, agent_version, make_selection, name_options, own_resource
+from instrumenter.parts import agent_version, make_selection, name_options, own_resource
 from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
 from instrumenter.run import Stop, notify, seconds_since_exec
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from instrumenter.bpf.program import Program
 
 log = logging.getLogger("stingless")
-CHECK_S: Final = 5.0  # between two looks at the kernel's losses
+CHECK_S: Final = 1.0  # between two looks at the kernel's losses
 POLL_S: Final = 0.25  # longest wait for records: how late a timer may be
 LIVE_S: Final = 1.0  # between two pictures of the live view
+REPLAY_AHEAD: Final = 8_192  # spans that a replay may have queued: far below what any queue sheds at
 CLOSE_S: Final = 10.0  # for exporters to send what they hold; systemd waits 90 s, Kubernetes 30 s
 
 
@@ -90,11 +92,11 @@ def replay(loaded: Loaded, recording: Path) -> int:
         records = source.poll(POLL_S)
         recorded.count(records)
         pipeline.take(records)
-        outputs.drain_if_behind(counters)
+        outputs.drain_if_behind(counters, stop)
     meter.export(final=True)
     outputs.close(CLOSE_S)
     source.close()
-    log.info("%s", account(counters, red, recorded.name))
+    account.report(counters, red.totals(), recorded.name)
     return 0
 
 
@@ -109,12 +111,20 @@ class Live:
         self._outputs = Outputs.build(loaded, self._counters)
         self._recording = recording
         self._program: Program | None = None
+        self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 
     def start(self) -> None:
         """Load, attach, find who runs, take what happened meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
+        builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
+        self.registry = Registry(
+            selection, ProcFS(), self._set_process, self._counters, builder,
+            service_name=settings.discovery.service_name, delete_process=self._delete_process,
+            grace_s=GRACE_NS / 1e9 + 2 * settings.metrics.interval,
+        )  # fmt: skip
+        self.registry.prepare()
         self._program = program = self._loading.result()
         self._ring = program.source()
         self.source = self._ring
@@ -122,12 +132,6 @@ class Live:
             from instrumenter.recording import Recorder
 
             self.source = self._recorder = Recorder(self._recording, self._ring)
-        builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
-        grace_s = GRACE_NS / 1e9 + 2 * settings.metrics.interval
-        self.registry = Registry(
-            selection, ProcFS(), self._set_process, self._counters, builder,
-            service_name=settings.discovery.service_name, grace_s=grace_s, delete_process=program.delete_process,
-        )  # fmt: skip
         options = name_options(settings)
         labels = Labels(options, limit=2 * self._loading.sizes.series)
         self.pipeline = Pipeline(
@@ -145,6 +149,7 @@ class Live:
         program.attach()
         self.registry.scan(program.processes())
         self._take(self.source.poll(0.0))
+        self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
         self._meter.use(self._outputs.metrics)
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
@@ -167,7 +172,7 @@ class Live:
             self._take(self.source.poll(max(0.0, min(POLL_S, end - now, exported + interval - now))))
             now = time.monotonic()
             if now - checked >= CHECK_S:
-                self._meter.check_losses()
+                self._check()
                 checked = now
             if now - exported >= interval:
                 self._meter.export()
@@ -188,7 +193,16 @@ class Live:
             program.close()
         self._outputs.close(CLOSE_S)
         if program is not None:
-            log.info("%s", account(self._counters, self.red, self.registry.name))
+            account.report(self._counters, self.red.totals(), self.registry.name)
+
+    def _check(self) -> None:
+        """Book the kernel's losses. Where events of processes were among them, ask the kernel for all it has."""
+        assert self._program is not None
+        self._meter.check_losses()
+        missed = sum(self._counters.value(name) for name in ("kernel.lost.event_full", "events.failed"))
+        if missed > self._missed:
+            self._missed = missed
+            self.registry.resync(self._program.processes())
 
     def _take(self, records: Records) -> None:
         known = len(self.pipeline.seen)
@@ -205,6 +219,10 @@ class Live:
         except StinglessError:
             self._counters.add("kernel.lost.processes_full", svc=svc)
 
+    def _delete_process(self, tgid: int) -> None:
+        assert self._program is not None
+        self._program.delete_process(tgid)
+
     def _watched(self) -> int:
         return sum(info.processes for info in self.registry.services())
 
@@ -215,6 +233,7 @@ class Outputs:
 
     spans: list[SpanExporter] = field(default_factory=list)
     metrics: list[MetricExporter] = field(default_factory=list)
+    endpoint: MetricExporter | None = None  # collects itself, when it is scraped
     live: bool = False
     ready: bool = False
     _collect: Callable[[], Sequence[Metric]] = tuple
@@ -253,8 +272,9 @@ class Outputs:
         """Also without metrics: it serves /healthz and /readyz."""
         from exporters.prometheus import PrometheusExporter
 
-        server = PrometheusExporter(address, counters, lambda: self._collect() if metrics else (), lambda: self.ready)
-        self.metrics.append(server)
+        self.endpoint = PrometheusExporter(
+            address, counters, lambda: self._collect() if metrics else (), lambda: self.ready
+        )
 
     def serve(self, collect: Callable[[], Sequence[Metric]], counters: Counters, attach: str) -> None:
         """From now on there is something to show: scrapes are answered with what is counted at that moment."""
@@ -268,16 +288,18 @@ class Outputs:
     def interval(self, configured_s: float) -> float:
         return min(configured_s, LIVE_S) if self.live else configured_s
 
-    def drain_if_behind(self, counters: Counters) -> None:
-        """Slows a replay down to what exporters take, since a file can wait; the kernel cannot."""
-        deadline = time.monotonic() + 30.0
-        while counters.value("spans.in_flight") > 50_000 and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def drain_if_behind(self, counters: Counters, stop: Stop) -> None:
+        """Slows a replay down to what exporters take, since a file can wait; the kernel cannot.
+
+        It ends, whatever the receiver does: an exporter gives up what it cannot deliver in its time.
+        """
+        while counters.value("spans.in_flight") > REPLAY_AHEAD and not stop.requested:
+            time.sleep(0.005)
 
     def close(self, timeout_s: float) -> None:
         """All at once, so that a receiver that hangs takes nobody else's time."""
         exporters: dict[int, SpanExporter | MetricExporter] = {id(e): e for e in self.spans}
-        exporters |= {id(e): e for e in self.metrics}
+        exporters |= {id(e): e for e in (*self.metrics, self.endpoint) if e is not None}
         threads = [threading.Thread(target=e.close, args=(timeout_s,), daemon=True) for e in exporters.values()]
         for thread in threads:
             thread.start()

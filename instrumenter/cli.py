@@ -14,7 +14,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -67,10 +66,23 @@ class Parser(argparse.ArgumentParser):
         return {n: p for a in self._actions if isinstance(a, argparse._SubParsersAction) for n, p in a.choices.items()}
 
 
-def parser() -> Parser:
-    """The whole command line."""
+class Version(argparse.Action):
+    """Looks the version up only when asked: that costs as much as parsing all else."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from instrumenter.parts import agent_version
+
+        print(f"stingless {agent_version()}")
+        parser.exit()
+
+
+def parser(chosen: str = "") -> Parser:
+    """The command line; of the commands with settings, only the chosen one has its options."""
     top = Parser(prog="stingless", description=_ABOUT, epilog="stingless COMMAND --help says more.")
-    top.add_argument("--version", action="version", version=f"stingless {_version()}")
+    top.add_argument("--version", action=Version)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     run = commands.add_parser("run", help="watch this machine", description=_RUN, epilog=_SOURCES)
     record = commands.add_parser(
@@ -94,19 +106,13 @@ def parser() -> Parser:
     config = commands.add_parser("config", help="print the effective settings and where each came from")
     config.add_argument("--schema", action="store_true", help="print the JSON schema of the settings file instead")
     for command in (run, record, replay, config):
-        _add_settings(command)
+        if command.prog.endswith(f" {chosen}"):
+            _add_settings(command)
     for command in (run, record):
         command.add_argument(
             "--duration", metavar="DURATION", help="stop after this long, such as 30s (default: never)"
         )
     return top
-
-
-def _version() -> str:
-    try:
-        return version("stingless")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _add_settings(command: Parser) -> None:
@@ -164,8 +170,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Raises ConfigError with the nearest right word for anything unknown."""
     from instrumenter.config_load import nearest
 
-    top = parser()
     first = argv[0] if argv else "--help"
+    # An option without a command is looked for among those of `run`.
+    top = parser("run" if first.startswith("-") else first)
     if (
         first.startswith("-")
         and first.partition("=")[0] in top.commands()["run"].options()
@@ -239,8 +246,8 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
+    from instrumenter.bpf.early import Early
     from instrumenter.config_types import duration as seconds
-    from instrumenter.loading import Loading
     from instrumenter.run import require_rights
 
     try:
@@ -251,8 +258,13 @@ def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
         log.info("disabled by %s", loaded.source["disabled"])
         return 0
     require_rights()
-    loading = Loading(loaded.settings, recording is not None)
-    from instrumenter import agent  # takes a while to import; the kernel verifies the probes meanwhile
+    # Imports take as long as the kernel does, so both go on at once: first what loads the probes, then all the rest.
+    attach = loaded.settings.ebpf.attach
+    early = Early(None if attach == "auto" else attach)
+    from instrumenter.loading import Loading
+
+    loading = Loading(loaded.settings, early, recording is not None)
+    from instrumenter import agent
 
     return agent.run(loaded, loading, stop_after, recording)
 

@@ -124,6 +124,7 @@ def _build(values: dict[str, _Value], known: Mapping[str, Leaf]) -> Loaded:
                 del values[name]
             continue
         settings = _with_default_endpoints(settings, values)
+        warnings += _left_out(settings, values)
         return Loaded(settings, {k: v.source for k, v in values.items()}, tuple(warnings))
 
 
@@ -143,6 +144,24 @@ def _with_default_endpoints(settings: Settings, values: dict[str, _Value]) -> Se
         values["exporters.console"] = _Value(True, "exporters.traces or exporters.metrics: console")
         update["exporters"] = settings.exporters.model_copy(update={"console": True})
     return settings.model_copy(update=update)
+
+
+def _left_out(settings: Settings, values: Mapping[str, _Value]) -> Iterator[str]:
+    """A line for each exporter that the command line asks for and a list of exporters from elsewhere leaves out."""
+    for setting, exporter in (
+        ("otlp.url", "otlp"),
+        ("prometheus.address", "prometheus"),
+        ("exporters.console", "console"),
+    ):
+        flag = values[setting].source if setting in values else ""
+        for signal in ("traces", "metrics"):
+            lists = values.get(f"exporters.{signal}")
+            named = getattr(settings.exporters, signal)
+            if not flag.startswith("--") or lists is None or lists.source.startswith("--"):
+                continue
+            if exporter not in named and (exporter, signal) != ("prometheus", "traces"):
+                said = f"{lists.source}={lists.value}"
+                yield f"{signal} do not go to {flag}: {said} leaves {exporter} out; add {exporter} to it"
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 
+from instrumenter.bpf.early import Early
 from instrumenter.bpf.libbpf import library
 from instrumenter.bpf.program import Program
 from instrumenter.config import Settings
@@ -19,8 +20,9 @@ from instrumenter.sizes import Sizes, derive_sizes, kernel_settings, machine_mem
 class Loading:
     """Begins at once, in a thread. That thread imports nothing: two threads importing one package can deadlock."""
 
-    def __init__(self, settings: Settings, recording: bool = False) -> None:
+    def __init__(self, settings: Settings, early: Early, recording: bool = False) -> None:
         """recording: every exchange is to come up, also without an exporter of spans."""
+        self._early = early
         self.sizes: Sizes = derive_sizes(machine_memory(), library().cpus, settings)
         spans = recording or bool(settings.exporters_of("traces"))
         self._constants = kernel_settings(settings, make_histograms(settings), self.sizes, spans, os.getpid())
@@ -40,6 +42,7 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self._program = Program.load(self._constants, self.sizes.maps, self._attach)
+            trial = self._early.trial()
+            self._program = Program.load(self._constants, self.sizes.maps, self._attach, self._early.path, trial)
         except Exception as error:  # noqa: BLE001  for `result` to raise, in the main thread
             self._error = error

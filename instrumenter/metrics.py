@@ -139,15 +139,23 @@ class RedCollector:
         A key whose labels are still on their way through the ring waits for the next collection; final: it does not.
         """
         with self._lock:
-            keys, values = self._reader.read_red()
-            for row in self._table.update(keys, values):
-                if row in self._series_of:
-                    self._series_of[row].counted = ()
-            del keys, values
-            self._drop_exited(now_ns)
-            self._assign(final)
-            self._read_ns = now_ns
+            self._read(now_ns, final)
             return self._metrics(now_ns)
+
+    def read(self, now_ns: int, final: bool = False) -> None:
+        """As `collect`, for `totals` alone."""
+        with self._lock:
+            self._read(now_ns, final)
+
+    def _read(self, now_ns: int, final: bool) -> None:
+        keys, values = self._reader.read_red()
+        for row in self._table.update(keys, values):
+            if row in self._series_of:
+                self._series_of[row].counted = ()
+        del keys, values
+        self._drop_exited(now_ns)
+        self._assign(final)
+        self._read_ns = now_ns
 
     def totals(self) -> dict[str, Seen]:
         """What was counted up to the last `collect` by service.name, for ever; under "" what is of unselected ones."""

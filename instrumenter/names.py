@@ -75,14 +75,22 @@ class Namer:
         self._addresses = Addresses(limit)
         self._hosts = Hosts(limit)
         self._cleaner = Cleaner(self._options.sensitive)
+        self._booked: list[tuple[str, int, int]] = []  # of the batch at hand; counted when all of it went well
 
     def spans(self, exchanges: Exchanges, clock_offset_ns: int) -> Spans:
         """The spans of the exchanges that are to be exported, in their order.
 
         Not exported, each counted under its service: exchanges that came up only to teach labels (exchanges.taught),
         of unselected processes (spans.dropped.unselected), and without valid ids, direction or lengths
-        (spans.dropped.unnamed). clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC.
+        (spans.dropped.unnamed). clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC. A batch that raises is not counted.
         """
+        self._booked.clear()
+        spans = self._spans(exchanges, clock_offset_ns)
+        for name, svc, amount in self._booked:
+            self._counters.add(name, amount, svc)
+        return spans
+
+    def _spans(self, exchanges: Exchanges, clock_offset_ns: int) -> Spans:
         x, text = self._wanted(exchanges.x, exchanges.text)
         words = _shape_words(x, text)
         first, group = distinct(words) if len(x) else (np.zeros(0, np.intp), np.zeros(0, np.intp))
@@ -128,8 +136,7 @@ class Namer:
 
     def _count(self, name: str, x: Records) -> None:
         services, counts = np.unique(x["key"]["svc"], return_counts=True)
-        for svc, count in zip(services.tolist(), counts.tolist(), strict=True):
-            self._counters.add(name, count, svc)
+        self._booked += [(name, svc, n) for svc, n in zip(services.tolist(), counts.tolist(), strict=True)]
 
     def _shape(self, words: U64, x: Records, text: U8, row: int) -> Shape:
         """The remembered shape of a group of rows, or a new one made from one of them."""

@@ -86,10 +86,10 @@ class OwnMetrics:
         return tuple(sorted((dict(MEANINGS[key.name].attributes) | labels).items()))
 
     def _kernel(self, now_ns: int) -> list[Metric]:
-        totals = sorted(self.totals().items())
+        seen, sampled = self._account()
         columns = {
-            "stingless.exchanges.seen": [(service, seen.count) for service, seen in totals],
-            "stingless.exchanges.sampled_out": [(service, seen.sampled_out) for service, seen in totals],
+            "stingless.exchanges.seen": sorted(seen.items()),
+            "stingless.exchanges.sampled_out": sorted(sampled.items()),
         }
         out = []
         for name, column in columns.items():
@@ -98,6 +98,18 @@ class OwnMetrics:
             ]
             out.append(self._metric(name, "{exchange}", _DESCRIPTIONS[name], "counter", points))
         return [m for m in out if m.points]
+
+    def _account(self) -> tuple[dict[str, int], dict[str, int]]:
+        """(seen, sampled out) by service, as `telemetry.reconcile` has them, so that its equation holds for metrics."""
+        totals = self.totals()
+        seen = {service: t.count for service, t in totals.items()}
+        sampled = {service: t.sampled_out for service, t in totals.items()}
+        for key, amount in self.counters.items():
+            column = {"kernel.lost.red_full": seen, "exchanges.taught": sampled}.get(key.name)
+            if column is not None:
+                service = dict(key.labels).get("service") or self.name(key.svc)
+                column[service] = column.get(service, 0) + amount
+        return seen, sampled
 
     def _process(self, now_ns: int) -> list[Metric]:
         used = usage()

@@ -7,16 +7,12 @@ In: `Settings`, the host. Out: the stages' own options. The rule: a stage never 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
 from instrumenter.config import Settings
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
-from instrumenter.metrics import RedCollector
 from instrumenter.model import Resource, Value
 from instrumenter.names import NameOptions
-from instrumenter.telemetry import Counters, reconcile
 
 
 def make_selection(settings: Settings) -> Selection:
@@ -34,6 +30,9 @@ def name_options(settings: Settings) -> NameOptions:
 
 
 def agent_version() -> str:
+    """Of the installed distribution, "0" if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("stingless")
     except PackageNotFoundError:
@@ -48,17 +47,3 @@ def own_resource(host: Host) -> Resource:
         "process.pid": os.getpid(),
     }
     return Resource(tuple(sorted((dict(host.attributes) | own).items())))
-
-
-def account(counters: Counters, red: RedCollector, name: Callable[[int], str]) -> str:
-    """One line: where every exchange of every selected service went."""
-    rows = [row for row in reconcile(counters, red.totals(), name) if row.service]
-    parts = []
-    for exporter in dict.fromkeys(row.exporter for row in rows):
-        own = [row for row in rows if row.exporter == exporter]
-        seen, sampled, exported = (sum(getattr(r, f) for r in own) for f in ("seen", "sampled_out", "exported"))
-        lost = sum(sum(r.lost.values()) for r in own)
-        if not exporter:
-            return f"exchanges: {seen} counted, no exporter of spans"
-        parts.append(f"{exporter}: {exported} exported, {sampled} sampled out, {lost} lost of {seen}")
-    return "exchanges: " + ("; ".join(parts) or "none")

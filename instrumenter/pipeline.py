@@ -2,15 +2,15 @@
 """The stages in their order, for a batch of records and for a reading of the kernel's maps.
 
 In: `Records`, the kernel's RED and loss maps. Out: `Spans` and `Metric`s to the exporters. The rules: a batch's
-events are known before its exchanges are named; a fault in one batch costs that batch, counted.
+events are known before its exchanges are named; a fault in one batch costs that batch, counted by service.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
 log = logging.getLogger("stingless")
 _SAID_QUIETLY: Final = frozenset({"series_folded", "unanswered_response", "gap", "malformed"})  # traffic's, not ours
 _REMEMBER_GONE_S: Final = 900.0
+BATCH_ROWS: Final = 4096  # named at once: more would only make the columns, and with them the agent, larger
 
 
 class Services(Protocol):
@@ -65,29 +66,50 @@ class Pipeline:
         """All that became of one poll."""
         if len(records.events):
             self._counters.add("events.received", len(records.events))
-            self._guarded(partial(self._services.handle, records.events), len(records.events))
-        for exchanges in records.exchanges:
-            rows = len(exchanges.x)
-            self._counters.add("exchanges.received", rows)
-            self.seen.update(np.unique(exchanges.x["key"]["svc"]).tolist())
-            self._guarded(partial(self._exchanges, exchanges, records.clock_offset_ns), rows)
+            handled = False
+            with self._guard("process events could not be handled"):
+                self._services.handle(records.events)
+                handled = True
+            if not handled:
+                self._counters.add("events.failed", len(records.events))
+        for whole in records.exchanges:
+            for start in range(0, len(whole.x), BATCH_ROWS):
+                rows = slice(start, start + BATCH_ROWS)
+                self._exchanges(Exchanges(whole.x[rows], whole.text[rows]), records.clock_offset_ns)
 
     def _exchanges(self, exchanges: Exchanges, clock_offset_ns: int) -> None:
-        self._labels.learn(exchanges, clock_offset_ns)
-        if not self._exporters:
+        found, amounts = np.unique(exchanges.x["key"]["svc"], return_counts=True)
+        by_svc = dict(zip(found.tolist(), amounts.tolist(), strict=True))
+        self.seen.update(by_svc)
+        self._counters.add("exchanges.received", len(exchanges.x))
+        with self._guard("the labels of a batch could not be learnt"):
+            self._labels.learn(exchanges, clock_offset_ns)
+        if not self._exporters:  # what came up was for its labels, or for a recording
+            self._book("exchanges.taught", by_svc)
             return
-        spans = self._namer.spans(exchanges, clock_offset_ns)
+        spans = None
+        with self._guard("a batch of exchanges could not be named"):
+            spans = self._namer.spans(exchanges, clock_offset_ns)
+        if spans is None:
+            self._book("records.malformed", by_svc)
+            return
         for exporter in self._exporters:
-            exporter.export_spans(spans)
+            with self._guard("an exporter did not take a batch of spans"):
+                exporter.export_spans(spans)
 
-    def _guarded(self, stage: Callable[[], None], rows: int) -> None:
+    def _book(self, name: str, by_svc: Mapping[int, int]) -> None:
+        for svc, amount in by_svc.items():
+            self._counters.add(name, amount, svc)
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """A fault of ours must not end the agent: it is said once with where it is, and the next batch is tried."""
         try:
-            stage()
+            yield
         except Exception as error:
             if repr(error) not in self._faults:
                 self._faults.add(repr(error))
-                log.exception("a batch of %d records could not be handled; further ones alike are only counted", rows)
-            self._counters.add("records.malformed", rows)
+                log.exception("%s; further ones alike are only counted", what)
 
     def departed(self) -> list[int]:
         """Service numbers that have exchanges but no process any more, for the metrics to let go of."""
@@ -137,7 +159,11 @@ class Meter:
         return [*self._red.collect(now, final), *self._own.collect(now)]
 
     def export(self, final: bool = False) -> None:
-        if self._exporters:
-            metrics = self.collect(final)
-            for exporter in self._exporters:
-                exporter.export_metrics(metrics)
+        """To all exporters. Without any the maps are read all the same: for the account, and to let go of who ended."""
+        if not self._exporters:
+            self.check_losses()
+            self._red.read(time.time_ns(), final)
+            return
+        metrics = self.collect(final)
+        for exporter in self._exporters:
+            exporter.export_metrics(metrics)

@@ -74,10 +74,11 @@ _SPANS_DROPPED: Final[Mapping[str, str]] = {
 # name -> (sentence, unit); the exported metric is "stingless." + name.
 _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "exchanges.received": ("Exchanges read from the kernel's rings.", "{exchange}"),
-    "exchanges.taught": ("Exchanges that came up only to teach labels; their span was sampled out.", "{exchange}"),
+    "exchanges.taught": ("Exchanges that came up only to teach labels; no span was asked of them.", "{exchange}"),
     "exchanges.unlabelled": ("Exchanges counted whose labels no record has taught yet: not exported.", "{exchange}"),
     "events.received": ("Process events read from the kernel's ring.", "{event}"),
-    "records.malformed": ("Records in the ring or in a recording that made no sense.", "{record}"),
+    "events.failed": ("Process events that met a fault of the agent.", "{event}"),
+    "records.malformed": ("Exchanges that met a fault of the agent while it made spans of them.", "{exchange}"),
     "spans.created": ("Spans made of exchanges.", "{span}"),
     "spans.exported": ("Spans that a receiver took.", "{span}"),
     "spans.in_flight": ("Spans now queued or on their way to a receiver.", "{span}"),
@@ -224,7 +225,7 @@ class Reconciled:
 # Exchanges that are in the RED map, or in `red_full`, and did not become an exported span. Other kernel losses happen
 # before an exchange exists, so they are no part of `seen`. An exchange that met `red_full` still goes to the ring: it
 # is missing in the metrics only, hence part of `seen` and not of what spans lost.
-_LOST_EXCHANGES: Final = {"kernel.lost.ring_full": "ring_full"} | {
+_LOST_EXCHANGES: Final = {"kernel.lost.ring_full": "ring_full", "records.malformed": "malformed"} | {
     f"spans.dropped.{reason}": reason for reason in _SPANS_DROPPED
 }
 

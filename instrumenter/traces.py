@@ -32,13 +32,16 @@ class Context(NamedTuple):
 
 
 def context(x: Records, clock_offset_ns: int) -> Context:
-    """Ids and times of exchanges. clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC; times come out since the epoch."""
+    """Ids and times of exchanges, copied: spans wait in queues, and must not keep whole batches of records alive.
+
+    clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC; times come out since the epoch.
+    """
     offset = np.uint64(clock_offset_ns % (1 << 64))  # modulo 2^64, so that a negative offset works too
     start: U64 = x["start_ns"] + offset
     end: U64 = x["end_ns"] + offset
     return Context(
-        np.ascontiguousarray(x["trace_id"]), np.ascontiguousarray(x["span_id"]), np.ascontiguousarray(x["parent_id"]),
-        np.ascontiguousarray(x["trace_flags"]), start, np.where(x["end_ns"] < x["start_ns"], start, end),
+        x["trace_id"].copy(), x["span_id"].copy(), x["parent_id"].copy(), x["trace_flags"].copy(),
+        start, np.where(x["end_ns"] < x["start_ns"], start, end),
     )  # fmt: skip
 
 

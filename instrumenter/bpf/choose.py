@@ -41,6 +41,7 @@ HOOKS = (
     }),
     Hook("sendpage", False, {"fentry": ("fexit_sendpage",), "kprobe": ("kprobe_sendpage", "kretprobe_sendpage")}),
 )  # fmt: skip
+NEEDED_FUNCTION = "bpf_rdonly_cast"  # where the kernel has it, the probes read its structs by plain loads
 REQUIRED = frozenset({"proc_exec", "proc_fork", "proc_exit", "sock_state"})  # whatever the mode
 
 
@@ -158,8 +159,9 @@ class Trial:
 
     def __init__(self, lib: Libbpf, sections: Mapping[str, str]) -> None:
         """Raises CannotStart: the kernel has no BTF."""
-        self._lib, self._sections = lib, sections
+        self._lib, self.sections = lib, sections
         self._answers: dict[str, str | None] = {}
+        self._found: dict[tuple[str, int], int] = {}
         self._btf = 0
         self._kernel_btf()
 
@@ -180,7 +182,10 @@ class Trial:
 
     def has(self, name: str, kind: int = _FUNC) -> int:
         """The id of a function (or other kind) in the kernel's BTF, 0 if there is none."""
-        return max(0, int(self._lib.c.btf__find_by_name_kind(self._kernel_btf(), name.encode(), kind)))
+        if (name, kind) not in self._found:
+            found = self._lib.c.btf__find_by_name_kind(self._kernel_btf(), name.encode(), kind)
+            self._found[name, kind] = max(0, int(found))
+        return self._found[name, kind]
 
     def accepts(self, program: str) -> str | None:
         """As `choose` wants it; asked of the kernel once. A kind of program not known here is taken at its word."""
@@ -189,7 +194,7 @@ class Trial:
         return self._answers[program]
 
     def _ask(self, program: str) -> str | None:
-        kind, _, target = self._sections[program].partition("/")
+        kind, _, target = self.sections[program].partition("/")
         try:
             if kind in _TRACED:
                 return self._traced(kind, target)

@@ -13,8 +13,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from instrumenter.bpf.choose import first_reason
 from instrumenter.bpf.libbpf import BpfError, Libbpf
 from instrumenter.errors import CannotStart
@@ -85,9 +83,9 @@ class BpfObject:
             return {}
         at = c.btf__type_by_id(btf, section)
         count = ctypes.c_uint32.from_address(at + 4).value & 0xFFFF
-        rows = np.ctypeslib.as_array((ctypes.c_uint32 * (3 * count)).from_address(at + 12)).reshape(count, 3)
+        words = (ctypes.c_uint32 * (3 * count)).from_address(at + 12)[:]
         found = {}
-        for type_id, offset, size in rows.tolist():
+        for type_id, offset, size in zip(words[::3], words[1::3], words[2::3], strict=True):
             name_at = ctypes.c_uint32.from_address(c.btf__type_by_id(btf, type_id)).value
             found[c.btf__name_by_offset(btf, name_at).decode()] = (offset, size)
         return found

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import LOSS_KEY, PROCESS, RED, RED_KEY, SETTINGS
-from instrumenter.bpf.choose import HOOKS, REQUIRED, Choice, Trial, choose
+from instrumenter.bpf.choose import HOOKS, NEEDED_FUNCTION, REQUIRED, Choice, Trial, choose
 from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, object_path
 from instrumenter.bpf.maps import Map
 from instrumenter.bpf.objfile import BpfObject
@@ -84,23 +84,27 @@ class Program:
 
     @classmethod
     def load(
-        cls, settings: NDArray[np.void] | np.void, sizes: MapSizes, attach: str | None, path: Path | None = None
+        cls,
+        settings: NDArray[np.void] | np.void,
+        sizes: MapSizes,
+        attach: str | None,
+        path: Path | None = None,
+        trial: Trial | None = None,
     ) -> Program:
         """Loads, hook by hook, the best probes that this kernel accepts. Nothing runs before `attach`.
 
         settings: one record of dtype abi.SETTINGS. attach: one of choose.MODES forces it; None: the best. path: the
-        object, if not the one built for this machine. Raises CannotStart with the remedy.
+        object, if not the one built for this machine. trial: of that object, with answers already. Raises CannotStart
+        with the remedy.
         """
         constants = np.array(settings, SETTINGS)
         lib, path = library(), path or object_path()
-        opened = BpfObject(lib, path)
-        sections = opened.sections()
-        opened.close()
-        trial = Trial(lib, sections)
+        trial = trial or Trial(lib, _sections(lib, path))
+        sections = trial.sections
         refused: dict[str, str] = {}
         try:
             trial.allowed()
-            constants["direct_loads"] = bool(trial.has("bpf_rdonly_cast"))
+            constants["direct_loads"] = bool(trial.has(NEEDED_FUNCTION))
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
                 trial.close()  # before libbpf reads the same BTF again: it would be the peak of the agent's memory
@@ -222,6 +226,14 @@ class Program:
             os.close(self._stats_fd)
             self._stats_fd = -1
         self._object.close()
+
+
+def _sections(lib: Libbpf, path: Path) -> dict[str, str]:
+    opened = BpfObject(lib, path)
+    try:
+        return opened.sections()
+    finally:
+        opened.close()
 
 
 def _load(

@@ -158,9 +158,7 @@ def _ruby(args: Sequence[str]) -> Guess:
     return Guess(tag, declared=bool(tag), project=_value(rest, ("--dir",)) or ".")
 
 
-_PHP_VALUED: Final = word_set(
-    "-d -S -t -c -z -f -r -B -R -F -E --define --server --docroot --php-ini"
-)
+_PHP_VALUED: Final = word_set("-d -S -t -c -z -f -r -B -R -F -E --define --server --docroot --php-ini")
 _PHP_TOOLS: Final = frozenset(("artisan", "console", "composer", "composer.phar", "symfony", "wp", "spark", "yii"))
 
 

@@ -77,6 +77,7 @@ class Registry:
         self._ended: deque[tuple[int, int]] = deque()  # (when, svc), asked for while they lived
         self._idle: deque[tuple[int, int]] = deque()  # (when, svc), never asked for
         self._next_svc = 1
+        self._prepared: dict[tuple[int, int], frozenset[int]] = {}  # (pid, start) -> ports
 
     # -- what later stages ask ---------------------------------------------------------------------------------------
 
@@ -111,6 +112,12 @@ class Registry:
 
     # -- what the kernel tells ---------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Look at every process's ports ahead of `scan`, which they only inform: that reads all their descriptors."""
+        if not self._selection.needs_ports:
+            stats = ((pid, self._procfs.stat(pid)) for pid in self._procfs.pids())
+            self._prepared = {(pid, s.start_ticks): self._procfs.ports(pid) for pid, s in stats if s is not None}
+
     def scan(self, kernel: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Decide on every process that runs now. kernel: `Program.processes()`, whose numbers are kept."""
         self._counters.add("discovery.scans")
@@ -120,6 +127,7 @@ class Registry:
         for found in sorted(facts, key=lambda f: (f.start_ticks, f.pid)):
             if not found.kernel_thread and found.pid not in self._processes:  # the kernel knows its threads itself
                 self._find(found, known.get(found.pid, (0, 0))[0])
+        self._prepared = {}
         # Who ended before its entry was made left without an event.
         for tgid in self._processes.keys() - set(self._procfs.pids()):
             self._leave(tgid, self._clock_ns())
@@ -131,11 +139,14 @@ class Registry:
         for tgid in [t for t in self._processes if t not in kernel and self._procfs.stat(t) is None]:
             self._leave(tgid, now)
         for tgid, (svc, _) in kernel.items():
-            image = self._processes.get(tgid)
-            if image is None or image.svc != svc:
-                facts = self._procfs.facts(tgid)
-                if facts is not None:
-                    self._begin(facts, svc, tell=True)
+            joined, image = self._processes.get(tgid), self._images.get(svc)
+            if not svc or (joined is not None and joined.svc == svc):
+                continue
+            if image is not None:  # a fork that was missed
+                self._join(tgid, image)
+                self._tell(tgid, image)
+            elif (facts := self._procfs.facts(tgid)) is not None:
+                self._begin(facts, svc, tell=True)
 
     def handle(self, events: NDArray[Any]) -> None:
         """Take a batch of abi.EVENT rows, in the kernel's order, and forget what ended long ago."""
@@ -190,7 +201,8 @@ class Registry:
         image = self._decide(facts, svc)
         if image.service is not None:
             if not self._selection.needs_ports:
-                image.ports = self._procfs.ports(facts.pid)
+                prepared = self._prepared.get((facts.pid, facts.start_ticks))
+                image.ports = self._procfs.ports(facts.pid) if prepared is None else prepared
             image.service.ports |= image.ports
         if not svc and parent is not None and image.service is not None and parent.service is image.service:
             parent.ports |= image.ports

@@ -9,6 +9,9 @@
 #include "maps.h"
 #include "swar.h"
 
+#define LINES_A_TURN 8
+/* Bit c & 31 of the first letters of the fields in field_of(), in either case. */
+#define INTERESTING (1U << ('c' & 31) | 1U << ('h' & 31) | 1U << ('t' & 31) | 1U << ('u' & 31))
 #define WIN_MAX (WINDOW + CARRY_MAX) /* an index into win may be up to this */
 
 static __always_inline bool is_tchar(u8 c) /* RFC 9110, 5.6.2 */
@@ -331,33 +334,60 @@ __noinline int take_line(struct scratch *s, u32 end)
 	return s->head.done || s->head.bad;
 }
 
-/* The next 64 bytes: every line that ends among them. True: nothing more to find in win. */
-static __always_inline bool scan_lines(struct scratch *s)
+/* Offset of the first LF among the 64 bytes at win[at], or 64. */
+__noinline u32 line_feed(struct scratch *s, u32 at)
 {
-	u32 at = s->scan, have = s->have, end, line;
+	const u8 *p;
 	u64 lf;
 
+	if (!s)
+		return 64;
+	p = win_at(s, at);
+
+#pragma clang loop unroll(full)
+	for (u32 k = 0; k < 64; k += 8) {
+		lf = first_equal(word_at(p + k), '\n');
+		if (lf)
+			return k + first_byte(lf);
+	}
+	return 64;
+}
+
+/* A field line that says nothing of interest, in a head of which the first line was read. */
+static __always_inline bool is_boring(struct scratch *s, u32 line, u32 end)
+{
+	const u8 *p = win_at(s, line);
+
+	if (!s->head.started || s->head.skip || end < line + 4)
+		return false;
+	return !(INTERESTING >> (*p & 31) & 1) || !field_of(word_at(p) | LOWER);
+}
+
+/* A few lines. True: nothing more to find in win. */
+static __always_inline bool scan_lines(struct scratch *s)
+{
+	u32 at = s->scan, have = s->have, end;
+
 #pragma clang loop unroll(disable)
-	for (u32 k = 0; k < 8; k++, at += 8) {
+	for (u32 i = 0; i < LINES_A_TURN; i++) {
 		if (at >= have || at >= WIN_MAX)
 			break;
-		lf = bytes_equal(word_at(win_at(s, at)), '\n');
-		if (!lf)
-			continue;
-		end = at + first_byte(lf);
-		if (end >= have)
+		end = at + line_feed(s, at);
+		if (end >= have) {
+			at = have;
 			break;
-		line = s->line;
-		if (!s->head.started || s->head.skip || end < line + 4 || field_of(word_at(win_at(s, line)) | LOWER)) {
-			if (take_line(s, end)) {
-				s->scan = end;
-				return true;
-			}
-		} else {
-			s->line = end + 1;
 		}
-		if (lf & (lf - 1)) /* another one in this word: look at it again from there */
-			at = end + 1 - 8;
+		if (end == at + 64) {
+			at = end;
+			continue;
+		}
+		at = end + 1;
+		if (is_boring(s, s->line, end)) {
+			s->line = at;
+		} else if (take_line(s, end)) {
+			s->scan = at;
+			return true;
+		}
 	}
 	s->scan = at;
 	return at >= have;

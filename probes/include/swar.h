@@ -31,6 +31,14 @@ static __always_inline u64 bytes_equal(u64 w, u8 c)
 	return ~(((x & ~HIGH) + ~HIGH) | x | ~HIGH);
 }
 
+/* Quicker, and right up to the first byte that is equal; behind it there may be others that are not. */
+static __always_inline u64 first_equal(u64 w, u8 c)
+{
+	u64 x = w ^ (ONES * c);
+
+	return (x - ONES) & ~x & HIGH;
+}
+
 static __always_inline u64 bytes_between(u64 w, u8 low, u8 high)
 {
 	u64 x = w & ~HIGH;

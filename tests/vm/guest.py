@@ -106,7 +106,9 @@ def boot(kernel: Kernel, command: str, results: Path, machine: Machine, timeout_
         )
     )
     start = time.monotonic()
-    problem = _run([*_vng(kernel, results, machine), "--", f"sh {shlex.quote(str(script))}"], results, timeout_s)
+    # `timeout` ends the guest even when this process is killed and cannot.
+    limited = ["timeout", "--kill-after=5", f"{timeout_s + 10:.0f}", *_vng(kernel, results, machine)]
+    problem = _run([*limited, "--", f"sh {shlex.quote(str(script))}"], results, timeout_s)
     seconds = time.monotonic() - start
     output = _text(results / "output")
     if not (results / "exit").exists():

@@ -3,33 +3,62 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from vm.guest import ROOT, Machine, boot, find
+from vm.guest import ROOT, Finished, Machine, boot, find
 
 KERNELS = ("6.1", "6.12")
 ATTACH = ("fentry", "kprobe", "tracepoint")
 TIMEOUT_S = 900.0
 
 
-@pytest.mark.vm
-@pytest.mark.parametrize("attach", ATTACH)
-@pytest.mark.parametrize("series", KERNELS)
-def test_kernel_tests_pass_in_guest(series: str, attach: str) -> None:
-    results = ROOT / "build" / "vm" / f"{series}-{attach}"
-    pytest_command = (
+Place = tuple[str, str]  # series of the kernel, way to attach
+
+
+@pytest.fixture(scope="module")
+def guests(request: pytest.FixtureRequest) -> Iterator[dict[Place, Future[Finished]]]:
+    """Boots every selected place, as many at a time as there are CPUs: a guest keeps hardly more than one busy."""
+    chosen = [
+        (str(item.callspec.params["series"]), str(item.callspec.params["attach"]))
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == test_kernel_tests_pass_in_guest.__name__
+    ]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield {place: pool.submit(run_guest, *place) for place in chosen}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def results_of(series: str, attach: str) -> Path:
+    return ROOT / "build" / "vm" / f"{series}-{attach}"
+
+
+def run_guest(series: str, attach: str) -> Finished:
+    results = results_of(series, attach)
+    (results / "junit.xml").unlink(missing_ok=True)
+    command = (
         f"STINGLESS_ATTACH={attach} .venv/bin/python -m pytest -m kernel -p no:cacheprovider --durations=5"
         " --junit-xml=/run/results/junit.xml tests"
     )
-    (results / "junit.xml").unlink(missing_ok=True)
-    done = boot(find(series), pytest_command, results, Machine(), TIMEOUT_S)
+    return boot(find(series), command, results, Machine(), TIMEOUT_S)
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("attach", ATTACH)
+@pytest.mark.parametrize("series", KERNELS)
+def test_kernel_tests_pass_in_guest(guests: dict[Place, Future[Finished]], series: str, attach: str) -> None:
+    done = guests[series, attach].result()
     print(done.output)
     print(f"{series} {attach}: {done.seconds:.0f} s")
     assert done.exit_code == 0, f"pytest in the guest ended with {done.exit_code}"
-    passed, skipped = _counts(results / "junit.xml")
+    passed, skipped = _counts(results_of(series, attach) / "junit.xml")
     assert passed > 0
     assert skipped == 0, "a kernel test skipped itself in the guest"
 

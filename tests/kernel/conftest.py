@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`wire`: the probes, loaded once in the mode that the run forces or the best, and a watched process to talk with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from instrumenter.bpf.abi import Verdict
+from instrumenter.bpf.program import MapSizes, Program
+from instrumenter.config import Settings
+from instrumenter.sizes import Sizes, kernel_settings, make_histograms
+
+pytest.register_assert_rewrite("kernel.harness")  # before its import: its assertions are the tests' own
+
+from kernel.harness import Peer, Wire  # noqa: E402
+
+MAPS = MapSizes(exchanges=1 << 20, long_exchanges=1 << 20, events=1 << 18, procs=4096, conns=4096, red=2048)
+
+
+@pytest.fixture(scope="session")
+def loaded_wire() -> Iterator[Wire]:
+    # What nobody decided on is left alone, so that only the peer is watched, whatever else runs on this machine.
+    settings = Settings()
+    sizes = Sizes(MAPS, series=2000, series_per_service=1000)
+    record = kernel_settings(settings, make_histograms(settings), sizes, spans=True, self_tgid=0)
+    record["default_verdict"] = Verdict.IGNORE
+    with Peer() as peer, closing(Program.load(record, MAPS, os.environ.get("STINGLESS_ATTACH"))) as program:
+        program.attach()
+        with closing(program.source()) as source, closing(Wire(program, source, peer)) as made:
+            yield made
+
+
+@pytest.fixture
+def wire(loaded_wire: Wire) -> Wire:
+    loaded_wire.begin()
+    return loaded_wire

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The watched process: does socket operations that it reads as JSON lines from stdin, and answers each line on stdout.
+
+Runs as `python -m kernel.peers` and is imported by nobody but tests that act as an unwatched end. A line is a list of
+[operation, argument ...]; the answer is a list of their results, or the error's text. Bytes travel as latin-1 text.
+The rule: no operation waits for time; both ends of a connection may live here, since the kernel buffers what is sent.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+from kernel import calls
+
+Op = Sequence[Any]
+FAMILIES = {
+    "ipv4": (socket.AF_INET, "127.0.0.1", socket.AF_INET, "127.0.0.1"),
+    "ipv6": (socket.AF_INET6, "::1", socket.AF_INET6, "::1"),
+    "mapped": (socket.AF_INET6, "::", socket.AF_INET6, "::ffff:127.0.0.1"),
+    "dual": (socket.AF_INET6, "::", socket.AF_INET, "127.0.0.1"),
+}
+TIMEOUT_S = 60.0  # of any one call: only a failing test meets it
+
+
+class Actor:
+    """Named sockets, and the operations on them: `op_NAME(*arguments)`."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[str, socket.socket] = {}
+        self.helpers: dict[str, tuple[int, socket.socket]] = {}
+
+    def run(self, ops: Sequence[Op]) -> list[Any]:
+        methods: list[Callable[..., Any]] = [getattr(self, f"op_{op[0]}") for op in ops]
+        return [method(*op[1:]) for method, op in zip(methods, ops, strict=True)]
+
+    def add(self, name: str, sock: socket.socket) -> socket.socket:
+        sock.settimeout(None)
+        wait = struct.pack("ll", int(TIMEOUT_S), 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        self.sockets[name] = sock
+        return sock
+
+    def op_listen(self, name: str, family: str, port: int = 0) -> int:
+        """Returns the port."""
+        kind, address, _, _ = FAMILIES[family]
+        listener = self.add(name, socket.socket(kind, socket.SOCK_STREAM))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((address, port))
+        listener.listen(64)
+        return int(listener.getsockname()[1])
+
+    def op_connect(self, name: str, family: str, port: int, source: int = 0) -> list[Any]:
+        """Returns the socket's own name: address and port."""
+        _, _, kind, address = FAMILIES[family]
+        sock = self.add(name, socket.socket(kind, socket.SOCK_STREAM))
+        if source:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address, source))
+        sock.connect((address, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return list(sock.getsockname()[:2])
+
+    def op_accept(self, name: str, listener: str) -> None:
+        sock, _ = self.sockets[listener].accept()
+        self.add(name, sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def op_send(self, name: str, how: str, pieces: Sequence[str]) -> None:
+        calls.SENDS[how](self.sockets[name], [piece.encode("latin-1") for piece in pieces])
+
+    def op_receive(self, name: str, how: str, sizes: Sequence[int]) -> str:
+        """The bytes, read in calls, segments or messages of `sizes`."""
+        return calls.RECEIVES[how](self.sockets[name], sizes).decode("latin-1")
+
+    def op_peek(self, name: str, size: int) -> int:
+        return len(self.sockets[name].recv(size, socket.MSG_PEEK))
+
+    def op_refused(self, name: str, data: str) -> bool:
+        """Writes to a connection that is over; whether that failed, as it must."""
+        try:
+            self.sockets[name].send(data.encode("latin-1"))
+        except OSError:
+            return True
+        return False
+
+    def op_end(self, name: str) -> str:
+        """Reads until the peer's end: "" is a FIN, else the error."""
+        try:
+            data = self.sockets[name].recv(65536)
+        except OSError as error:
+            return type(error).__name__
+        assert data == b"", data[:200]
+        return ""
+
+    def op_pump(self, source: str, target: str, total: int, head: str = "", size: int = 1 << 20) -> int:
+        """`total` bytes behind `head`, in non-blocking writes of `size`, taken as they fit, and read all the while.
+
+        Returns the number of writes that took only a part.
+        """
+        writer, reader = self.sockets[source], self.sockets[target]
+        out = memoryview(head.encode("latin-1") + b"x" * total)
+        sent = received = partial = 0
+        while received < len(out):
+            writable = [writer] if sent < len(out) else []
+            readable, writable, _ = select.select([reader], writable, [], TIMEOUT_S)
+            assert readable or writable, "nothing moves"
+            if writable:
+                piece = out[sent : sent + size]
+                n = writer.send(piece, socket.MSG_DONTWAIT)
+                partial += n < len(piece)
+                sent += n
+            if readable:
+                received += len(reader.recv(size, socket.MSG_DONTWAIT))
+        return partial
+
+    def op_shutdown(self, name: str, how: int = socket.SHUT_WR) -> None:
+        self.sockets[name].shutdown(how)
+
+    def op_close(self, *names: str) -> None:
+        for name in names:
+            self.sockets.pop(name).close()
+
+    def op_reset(self, name: str) -> None:
+        """Closes with a RST."""
+        self.sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.op_close(name)
+
+    def op_dup(self, name: str, new: str) -> None:
+        self.add(new, self.sockets[name].dup())
+
+    def op_now(self) -> int:
+        """CLOCK_MONOTONIC in ns."""
+        return time.monotonic_ns()
+
+    def op_thread(self, ops: Sequence[Op]) -> list[Any]:
+        """The operations in a thread of their own. The first result is its thread id."""
+        results: list[Any] = []
+
+        def body() -> None:
+            results.append(threading.get_native_id())
+            results.extend(self.run(ops))
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        return results
+
+    def op_fork(self, name: str) -> int:
+        """A child that takes operations by `on` and shares every socket of now. Returns its process id."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            here.close()
+            self.helpers.clear()
+            self.serve(there)
+        there.close()
+        self.helpers[name] = (pid, here)
+        return pid
+
+    def op_on(self, name: str, ops: Sequence[Op], *given: str) -> Any:
+        """Operations in a forked child, which gets the descriptors of the sockets `given` (SCM_RIGHTS)."""
+        _, channel = self.helpers[name]
+        fds = array.array("i", [self.sockets[each].fileno() for each in given])
+        message = json.dumps([list(given), list(ops)]).encode()
+        channel.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if given else [])
+        answer = json.loads(channel.recv(1 << 20))
+        assert isinstance(answer, list), answer
+        return answer
+
+    def op_join(self, name: str) -> None:
+        """Ends a forked child."""
+        pid, channel = self.helpers.pop(name)
+        channel.close()
+        os.waitpid(pid, 0)
+
+    def serve(self, channel: socket.socket) -> None:
+        """The child's life."""
+        while True:
+            message, fds, _, _ = socket.recv_fds(channel, 1 << 20, 16)
+            if not message:
+                os._exit(0)
+            names, ops = json.loads(message)
+            for name, fd in zip(names, fds, strict=True):
+                self.add(name, socket.socket(fileno=fd))
+            channel.send(json.dumps(self.answer(ops)).encode())
+
+    def answer(self, ops: Sequence[Op]) -> Any:
+        try:
+            return self.run(ops)
+        except Exception:  # noqa: BLE001 - the other side raises it again
+            return traceback.format_exc()
+
+
+def main(lines: IO[str], answers: IO[str]) -> None:
+    actor = Actor()
+    for line in lines:
+        print(json.dumps(actor.answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.stdin, sys.stdout)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every system call that moves bytes gives the same exchanges."""
+
+from __future__ import annotations
+
+import pytest
+
+from instrumenter.bpf.abi import Flag, Loss, Outcome
+from kernel.harness import Row, Wire, answer, chunks, head, response_head
+from kernel.test_wire_splits import bytewise, messages
+
+pytestmark = pytest.mark.kernel
+
+SENDS = ["send", "write", "writev", "pwritev2", "sendmsg", "sendmmsg", "sendmmsg_parts", "more"]
+RECEIVES = ["recv", "read", "peek", "waitall", "readv", "preadv2", "recvmsg", "recvmmsg", "recvmmsg_parts"]
+REQUEST = head("POST", "/some/path", "Content-Length: 10") + b"0123456789"
+RESPONSE = response_head(200, "Transfer-Encoding: chunked") + chunks(b"abc", b"defg")
+ROW = Row("POST", "/some/path", 200, 10, 7, flags=Flag.CHUNKED_RESPONSE)
+
+
+def parts(data: bytes, *at: int) -> list[bytes]:
+    ends = [*at, len(data)]
+    return [data[a:b] for a, b in zip([0, *at], ends, strict=True)]
+
+
+def sizes(data: bytes, *at: int) -> list[int]:
+    return [len(part) for part in parts(data, *at)]
+
+
+@pytest.mark.parametrize("how", SENDS)
+def test_sent_by(wire: Wire, how: str) -> None:
+    talk = wire.talk()
+    for at in ((), (4,), (20,), (len(REQUEST) - 10,), (1, 2, 3, 30, 31, 60), tuple(range(1, 40))):
+        talk.client(*parts(REQUEST, *at), how=how).server(*parts(RESPONSE, *at), how=how)
+    wire.run(talk.close())
+    wire.check([ROW] * 6)
+
+
+@pytest.mark.parametrize("how", RECEIVES)
+def test_received_by(wire: Wire, how: str) -> None:
+    talk = wire.talk()
+    for at in ((), (4,), (20,), (len(REQUEST) - 10,), (1, 2, 3, 30, 31, 60), tuple(range(1, 40))):
+        talk.client(REQUEST, read=how, sizes=sizes(REQUEST, *at)).server(RESPONSE, read=how, sizes=sizes(RESPONSE, *at))
+    wire.run(talk.close())
+    wire.check([ROW] * 6)
+
+
+@pytest.mark.parametrize("how", ["writev", "sendmsg"])
+def test_a_thousand_segments(wire: Wire, how: str) -> None:
+    """UIO_MAXIOV is 1024; a byte each, and more messages than one behind each other."""
+    requests, responses, rows = messages(6)
+    stream, back = b"".join(requests), b"".join(responses)
+    read = {"writev": "readv", "sendmsg": "recvmsg"}[how]
+    talk = wire.talk()
+    talk.client(*parts(stream, *range(1, 1023)), how=how, read=read, sizes=sizes(stream, *range(1, 1023)))
+    talk.server(*bytewise(back)[:1000], b"".join(bytewise(back)[1000:]), how=how, read=read, sizes=sizes(back, *range(1, 900)))
+    wire.run(talk.close())
+    wire.check(rows)
+
+
+@pytest.mark.parametrize("how", ["writev", "sendmsg"])
+def test_empty_segments(wire: Wire, how: str) -> None:
+    pieces = [b"", *parts(REQUEST, 10, 20), b"", b""]
+    wire.run(wire.talk().client(*pieces, how=how).server(b"", RESPONSE, b"", how=how).close())
+    wire.check([ROW])
+
+
+@pytest.mark.parametrize("how", ["sendfile", "splice"])
+@pytest.mark.parametrize("before", ["send", "more"])
+def test_a_body_from_a_file(wire: Wire, how: str, before: str) -> None:
+    """As nginx and Go send one; its bytes are never in the server's memory. Also for a client's upload."""
+    body, size = b"f" * 30_000, 30_000
+    talk = wire.talk()
+    for flag in (b"1", b"2"):
+        request = head("PUT", "/f" + flag.decode(), f"Content-Length: {size}")
+        pieces = [request[:9].decode(), request[9:].decode()]
+        talk.op("send", "c", before, pieces)
+        talk.op("send", "c", how, [body.decode()]).op("receive", "s", "recv", [len(request) + size])
+        reply = response_head(200, f"Content-Length: {size}").decode()
+        talk.op("send", "s", before, [reply[:9], reply[9:]]).op("send", "s", how, [body.decode()])
+        talk.op("receive", "c", "recv", [len(reply) + size])
+    wire.run(talk.close())
+    wire.check([Row("PUT", f"/f{i}", 200, size, size) for i in (1, 2)])
+
+
+@pytest.mark.parametrize("how", ["sendfile", "splice"])
+def test_a_body_from_a_file_until_the_connection_closes(wire: Wire, how: str) -> None:
+    talk = wire.talk().client(head()).server(response_head(200)).server(b"f" * 20_000, how=how)
+    wire.run(talk.close("server"))
+    wire.check([Row("GET", "/", 200, 0, 20_000)])
+
+
+def test_a_body_thrown_away_unread(wire: Wire) -> None:
+    """MSG_TRUNC: what is not needed is not copied."""
+    request, reply = head("POST", "/", "Content-Length: 5000"), answer(200, b"b" * 3000)
+    talk = wire.talk()
+    for _ in range(2):
+        talk.client(request).client(b"x" * 5000, read="trunc", sizes=[5000])
+        talk.op("send", "s", "send", [reply.decode()])
+        talk.op("receive", "c", "recv", [len(reply) - 3000]).op("receive", "c", "trunc", [3000])
+    wire.run(talk.close())
+    wire.check([Row("POST", "/", 200, 5000, 3000)] * 2)
+
+
+def test_peeked_at_many_times(wire: Wire) -> None:
+    talk = wire.talk().op("send", "c", "send", [REQUEST.decode()])
+    talk.op("peek", "s", 5).op("peek", "s", 500).op("receive", "s", "recv", [3]).op("peek", "s", 500)
+    talk.op("receive", "s", "peek", [7, 30, len(REQUEST) - 40])
+    wire.run(talk.server(RESPONSE, read="peek", sizes=[1, 2, 3, 4, 5, 40]).close())
+    wire.check([ROW])
+
+
+@pytest.mark.parametrize("way", ["request", "response"])
+def test_large_bodies_in_partial_writes(wire: Wire, way: str) -> None:
+    """Several MB through non-blocking writes that take what fits, then another exchange."""
+    size = 8 << 20
+    talk = wire.talk()
+    if way == "request":
+        talk.op("pump", "c", "s", size, head("POST", "/up", f"Content-Length: {size}").decode(), 1 << 21)
+        talk.server(answer(200, b"ok"))
+        row = Row("POST", "/up", 200, size, 2)
+    else:
+        talk.client(head("GET", "/down")).op("pump", "s", "c", size, response_head(200, f"Content-Length: {size}").decode(), 1 << 21)
+        row = Row("GET", "/down", 200, 0, size)
+    wire.run(talk.client(head()).server(answer()).close())
+    assert any(isinstance(result, int) and result > 0 for result in wire.results[0]), "no write was partial"
+    wire.check([row, Row("GET", "/", 200)])
+
+
+@pytest.mark.parametrize("how", ["sends", "receives", "both"])
+def test_io_uring(wire: Wire, how: str) -> None:
+    """Below io_uring are the functions that fentry and kprobe watch. System call stubs do not see it: what passes there
+    is a counted gap, and the connection is picked up where bytes pass in sight again."""
+    send, read = ("io_uring" if how in ("sends", "both") else "send"), ("io_uring" if how != "sends" else "recv")
+    talk = wire.talk()
+    for _ in range(3):
+        talk.client(REQUEST, how=send, read=read).server(RESPONSE, how=send, read=read)
+    wire.run(talk.client(REQUEST).server(RESPONSE).close())
+    if wire.program.modes["send"] != "tracepoint":
+        wire.check([ROW] * 4)
+        return
+    found = wire.collect()
+    print(how, [(f.direction, f.row) for f in found], wire.losses())
+    assert Loss and Outcome

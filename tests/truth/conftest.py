@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all of it shares: the `watch` fixture, and which part runs under emulation.
+
+In a virtual machine (STINGLESS_VM=1) only tests marked vm_truth run, and of the services only nginx and http.server:
+emulation is ten times slower, and what differs there is how the agent is attached, not the services.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from collector import Collector
+from running import Agent
+from truth.launch import SERVICES, Running
+from truth.ledger import Ledger
+
+IN_VM = os.environ.get("STINGLESS_VM") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm_truth: ground truth that is also run under emulation")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    left = [i for i in items if IN_VM and i.path.is_relative_to(here) and i.get_closest_marker("vm_truth") is None]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+class Watch:
+    """An agent that exports to a collector. `ledger` ends it first: exit code 0, and nothing left under way."""
+
+    def __init__(self, *flags: str) -> None:
+        self.collector = Collector()
+        # An interval longer than any test: what is compared is the one export at the end.
+        url = self.collector.http_url
+        self.agent = Agent(["--otlp", url, "--otlp-protocol", "http/protobuf", "--metrics-interval", "1h", *flags])
+
+    def ledger(self) -> Ledger:
+        code = self.agent.stop()
+        assert code == 0, self.agent.said()
+        return Ledger(self.collector)
+
+    def close(self) -> None:
+        try:
+            self.agent.stop()
+        finally:
+            self.collector.stop()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watch]]:
+    """`watch(*flags)` starts an agent that is ready when it returns."""
+    with ExitStack() as stack:
+
+        def start(*flags: str) -> Watch:
+            watching = Watch(*flags)
+            stack.callback(watching.close)
+            watching.agent.ready()
+            return watching
+
+        yield start
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Running]:
+    with Running(SERVICES[0], tmp_path / "nginx") as running:
+        yield running.listening()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clients: what each is asked to send, and what it says it sent and got. Every request has a number in its query.
+
+In: `Ask`s. Out: `Sent`s, by the client's own account and clock. The rule it protects: a client that fails, or says
+nothing about one of its requests, fails the test: the truth is never guessed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from truth.launch import HERE, USERS, Running, clean_environment, program
+
+CLIENT_WITHIN_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. route: the template that it must be counted under; status: the answer that it must get."""
+
+    number: int
+    service: Running
+    method: str
+    path: str
+    route: str
+    status: int
+    size: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.service.url(f"{self.path}?n={self.number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a client says of one request. start_ns: since the epoch, 0 if it has no clock; took_ns: its own time."""
+
+    ask: Ask
+    status: int
+    start_ns: int
+    took_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A client that ran. pid: of the process; name: the service.name expected."""
+
+    label: str
+    name: str
+    pid: int
+    sent: tuple[Sent, ...]
+
+
+_NUMBERS: Final = itertools.count(1)
+
+# (method, path, route, status), and how often for each service and client; `#` is a user.
+_ROUTES: Final = (
+    ("GET", "/hello", "/hello", 200, 6),
+    ("GET", "/users/#", "/users/*", 200, 20),
+    ("POST", "/echo", "/echo", 200, 5),
+    ("GET", "/missing", "/missing", 404, 4),
+    ("GET", "/boom", "/boom", 500, 3),
+    ("GET", "/slow", "/slow", 200, 3),
+    ("GET", "/stream", "/stream", 200, 3),
+    ("HEAD", "/hello", "/hello", 200, 3),
+)
+
+
+def every_route(services: Sequence[Running], without: str = "") -> list[Ask]:
+    """Every route of every service, in turns. without: a method that the client does not send."""
+    asks = []
+    for turn, (method, path, route, status, times) in itertools.product(range(20), _ROUTES):
+        if turn < times and method != without:
+            for running in services:
+                expected = running.service.odd.get((method, path), status)
+                size = 3000 if method == "POST" else 0
+                asks.append(ask(running, path.replace("#", str(turn % USERS + 1)), expected, route, method, size))
+    return asks
+
+
+def ask(
+    service: Running, path: str, status: int, route: str = "", method: str = "GET", size: int = 0,
+    headers: Mapping[str, str] | None = None,
+) -> Ask:  # fmt: skip
+    return Ask(next(_NUMBERS), service, method, path, route or path, status, size, headers or {})
+
+
+def requests_session(folder: Path, asks: Sequence[Ask]) -> Sender:
+    """Kept-alive connections."""
+    return _python("requests_client", folder, asks, "session")
+
+
+def requests_oneshot(folder: Path, asks: Sequence[Ask]) -> Sender:
+    """A connection for each request."""
+    return _python("requests_client", folder, asks, "oneshot")
+
+
+def aiohttp_client(folder: Path, asks: Sequence[Ask], concurrency: int = 8) -> Sender:
+    """Many at once, over a pool of connections."""
+    return _python("aiohttp_client", folder, asks, str(concurrency))
+
+
+def _python(name: str, folder: Path, asks: Sequence[Ask], how: str) -> Sender:
+    plan = folder / f"plan-{asks[0].number}"
+    plan.write_text("".join(json.dumps([a.number, a.method, a.url, a.size, dict(a.headers)]) + "\n" for a in asks))
+    pid, output = run([sys.executable, str(HERE / "clients" / f"{name}.py"), str(plan), how])
+    said = {number: rest for number, *rest in map(json.loads, output.splitlines())}
+    return Sender(f"{name} {how}", name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
+
+
+def curl(folder: Path, asks: Sequence[Ask], version: str = "--http1.1") -> Sender:
+    """One curl for all, which keeps connections as it likes. Its own clock: from the send to the last byte."""
+    config = folder / f"curl-{asks[0].number}"
+    config.write_text("\nnext\n".join("\n".join(_curl_lines(a, version)) for a in asks) + "\n")
+    pid, output = run([program("curl"), "-sS", "--no-progress-meter", "-K", str(config)])
+    said = {int(n): (int(status), took) for n, status, *took in map(str.split, output.splitlines())}
+    return Sender(f"curl {version}", "curl", pid, tuple(_curl_sent(a, *said.pop(a.number)) for a in asks))
+
+
+def _curl_lines(a: Ask, version: str) -> Iterator[str]:
+    yield f'url = "{a.url}"'
+    yield version.removeprefix("--")
+    yield 'output = "/dev/null"'
+    yield f'write-out = "{a.number} %{{http_code}} %{{time_pretransfer}} %{{time_total}}\\n"'
+    if a.method == "HEAD":
+        yield "head"
+    if a.size:
+        yield f'data = "{"b" * a.size}"'
+
+
+def _curl_sent(a: Ask, status: int, took: Sequence[str]) -> Sent:
+    before, total = (round(float(seconds) * 1e9) for seconds in took)
+    return Sent(a, status, 0, total - before)
+
+
+def wrk(service: Running, path: str, seconds: int, connections: int) -> tuple[int, int]:
+    """Its pid and the responses that it counts itself. It leaves up to `connections` requests unanswered at its end."""
+    pid, output = run(
+        [program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}", service.url(path)], CLIENT_WITHIN_S + seconds
+    )
+    line = next(line for line in output.splitlines() if " requests in " in line)
+    assert "Socket errors" not in output, output
+    return pid, int(line.split()[0])
+
+
+def run(command: Sequence[str], within_s: float = CLIENT_WITHIN_S) -> tuple[int, str]:
+    """Pid and output of a client, which has to succeed."""
+    started = time.monotonic()
+    with subprocess.Popen(
+        command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as client:  # fmt: skip
+        try:
+            output, errors = client.communicate(timeout=within_s)
+        finally:
+            client.kill()
+    took = time.monotonic() - started
+    assert client.returncode == 0, f"{command[:3]} ended with {client.returncode} after {took:.1f} s: {errors}"
+    return client.pid, output
