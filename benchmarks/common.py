@@ -86,9 +86,12 @@ class Nginx:
         """Like requests(), once nginx has worked off what wrk left in its sockets; every look is one request more."""
         last = self.requests()
         deadline = time.monotonic() + 30
-        while (now := self.requests()) != last + 1 and time.monotonic() < deadline:
+        while True:
+            time.sleep(0.5)
+            now = self.requests()
+            if now == last + 1 or time.monotonic() > deadline:
+                return now
             last = now
-        return now
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,8 @@ from running import Agent
 CONNECTIONS = 16
 PHASES = {"without": None, "traces+metrics": [], "metrics": ["--no-traces"]}
 SETTLE_S = 3.0  # for the agent's queues to empty, so that all its work is measured
+IDLE_MS = 20.0
+IDLE_WITHIN_S = 30.0
 MARK = "overhead: "
 
 
@@ -67,11 +69,17 @@ def measure(nginx: Nginx, agent: Agent | None, seconds: float) -> dict[str, Any]
 
 
 def idle_ms(pid: int) -> float:
-    """Milliseconds of CPU that the agent takes in a second without load; they are in its cost per request, too."""
-    time.sleep(1)
-    before = cpu_ns(pid)
-    time.sleep(2)
-    return (cpu_ns(pid) - before) / 2e6
+    """Milliseconds of CPU that the agent takes in a second without load, once what it does after its start is over.
+
+    They are in its cost per request, too. Not below IDLE_MS within IDLE_WITHIN_S: the last value.
+    """
+    deadline = time.monotonic() + IDLE_WITHIN_S
+    while True:
+        before, start = cpu_ns(pid), time.monotonic()
+        time.sleep(2)
+        idle = (cpu_ns(pid) - before) / 1e6 / (time.monotonic() - start)
+        if idle < IDLE_MS or time.monotonic() > deadline:
+            return idle
 
 
 def reconcile(nginx: Nginx, agent: Agent, sink: Sink, before: int) -> dict[str, Any]:

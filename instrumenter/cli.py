@@ -248,7 +248,7 @@ def _command(options: argparse.Namespace) -> int:
 def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
     from instrumenter.bpf.early import Early
     from instrumenter.config_types import duration as seconds
-    from instrumenter.run import require_rights
+    from instrumenter.run import one_heap, require_rights
 
     try:
         stop_after = seconds(duration) if duration is not None else None
@@ -258,6 +258,7 @@ def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
         log.info("disabled by %s", loaded.source["disabled"])
         return 0
     require_rights()
+    one_heap()
     # Imports take as long as the kernel does, so both go on at once: first what loads the probes, then all the rest.
     attach = loaded.settings.ebpf.attach
     early = Early(None if attach == "auto" else attach)

@@ -107,8 +107,14 @@ def load(
         values |= _from_file(file, known)
     values |= _from_otel(environ, known)
     values |= _from_environment(environ, known)
-    values |= {name: _Value(text, known[name].extra.get("flag") or name) for name, text in (flags or {}).items()}
+    values |= {name: _Value(text, _flag(known[name], text)) for name, text in (flags or {}).items()}
     return _build(values, known)
+
+
+def _flag(leaf: Leaf, text: str) -> str:
+    """What a user wrote for it: an option with a value, one that stands for this value, or --set."""
+    alone = [option for option, value in leaf.extra.get("constants", {}).items() if value == text]
+    return str(leaf.extra.get("flag") or (alone[0] if alone else f"--set {leaf.name}"))
 
 
 def _build(values: dict[str, _Value], known: Mapping[str, Leaf]) -> Loaded:

@@ -8,6 +8,7 @@ second one ends the process at once (the kernel then detaches every probe, since
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -15,8 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from instrumenter.errors import CannotStart
+
+
+_M_ARENA_MAX: Final = -8  # malloc.h
 
 
 class Stop:
@@ -53,6 +58,15 @@ def seconds_since_exec(stat: Path = Path("/proc/self/stat")) -> float:
     fields = stat.read_text().rpartition(")")[2].split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def one_heap() -> None:
+    """Has all threads allocate from one heap (mallopt(3)); glibc would give each its own, and none is ever shrunk.
+
+    The interpreter lets one thread run at a time, so they do not wait for it. Another libc is left as it is.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def require_rights() -> None:

@@ -53,7 +53,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
     ring = ebpf.ring_bytes or (4 * MIB if small else 8 * MIB if cpus <= 8 else 16 * MIB if cpus <= 32 else 32 * MIB)
     ring = ring_size(ring)
     # A long record is six times as large and for requests whose head does not fit a short one: browsers', mostly.
-    long_ring = ring_size(ebpf.long_ring_bytes or max(MIB, ring // (4 if small else 2)))
+    long_ring = ring_size(ebpf.long_ring_bytes or max(MIB, ring // 4))
     connections = ebpf.max_connections or _within(total_memory // 128 // 512, 16_384, 1 << 20)
     processes = ebpf.max_processes or _within(total_memory // (64 * 1024), 16_384, 131_072)
     affordable = total_memory // 64 // (cpus * (RED.itemsize + 64))
@@ -62,7 +62,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
     maps = MapSizes(
         exchanges=ring,
         long_exchanges=long_ring,
-        events=ring_size(256 * 1024 if small else MIB),
+        events=ring_size(256 * 1024 if small else 512 * 1024),
         procs=processes,
         conns=connections,
         pending=max(1_024, connections // 4),

@@ -23,8 +23,8 @@ from instrumenter.records import Records as Records
 from instrumenter.records import RecordSource as RecordSource
 from instrumenter.records import nothing
 
-MAX_RECORDS = 16_384  # of one ring in one batch, and
-MAX_BYTES = 4 << 20  # so that memory stays flat whatever piles up
+MAX_RECORDS = 4_096  # of one ring in one batch, and
+MAX_BYTES = 2 << 20  # so that memory stays flat whatever piles up
 LONGEST_S = 0.05  # between two looks at the rings
 SHORTEST_S = 0.001
 WANTED_FILL = 0.25  # of a ring, at each look

@@ -244,6 +244,26 @@ def test_otel_variables(environ: dict[str, str], name: str, expected: object, wa
         assert loaded.warnings[0].endswith("; ignored")
 
 
+@pytest.mark.parametrize(
+    ("flags", "environ", "warnings"),
+    [
+        ({"otlp.url": "http://c:4318"}, {"OTEL_TRACES_EXPORTER": "console"}, ["traces do not go to --otlp"]),
+        ({"otlp.url": "http://c:4318"}, {"OTEL_METRICS_EXPORTER": "none"}, ["metrics do not go to --otlp"]),
+        ({"otlp.url": "http://c:4318"}, {"OTEL_TRACES_EXPORTER": "otlp,console"}, []),
+        ({"otlp.url": "http://c:4318", "exporters.traces": "none"}, {"OTEL_TRACES_EXPORTER": "console"}, []),
+        ({"prometheus.address": "9464"}, {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_TRACES_EXPORTER": "otlp"},
+         ["metrics do not go to --prometheus"]),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, []),
+    ],
+)  # fmt: skip
+def test_what_a_list_of_exporters_leaves_out_is_said(
+    flags: dict[str, str], environ: dict[str, str], warnings: list[str]
+) -> None:
+    found = load(flags, environ).warnings
+    assert len(found) == len(warnings)
+    assert all(line.startswith(start) for line, start in zip(found, warnings, strict=True))
+
+
 def test_settings_reach_the_exporters_as_otel_variables(tmp_path: Path) -> None:
     path = write(tmp_path, "otlp:\n  url: http://c:4318\n  headers: {api-key: 'a b,c'}\n  traces: {timeout: 2s}\n")
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://env:4318", "OTEL_BSP_MAX_QUEUE_SIZE": "9", "PATH": "/bin"}

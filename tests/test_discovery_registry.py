@@ -1,85 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry: a fixture tree or a real child in, events in, verdicts and resources out."""
+"""The registry: a fixture tree or a real child in, verdicts and resources out."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from proc_tree import add_process, python_child
+from registry_bench import EXEC, EXIT, FORK, LISTEN, PYTHON, SPAWNED, SVC, TREE, Bench, event
 
-from instrumenter.bpf.abi import EVENT, FIRST_KERNEL_SVC, EventKind, Verdict
+from instrumenter.bpf.abi import FIRST_KERNEL_SVC, Verdict
 from instrumenter.discovery.procfs import Facts, ProcFS
 from instrumenter.discovery.registry import Registry
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
 from instrumenter.enrich.resource import ResourceBuilder
-from instrumenter.telemetry import Counters
-
-TREE = Path(__file__).parent / "proc"
-SVC = FIRST_KERNEL_SVC
-SECOND = 1_000_000_000
-PYTHON = "/usr/bin/python3.11"
-SPAWNED = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)"
-EXEC, FORK, EXIT, LISTEN, SEEN = (
-    EventKind.EXEC, EventKind.FORK, EventKind.EXIT, EventKind.LISTEN, EventKind.SEEN,
-)  # fmt: skip
-
-
-@dataclass
-class Kernel:
-    """The map of processes, as the kernel side keeps it, and a clock that only moves when told to."""
-
-    now: int = 100 * SECOND
-    procs: dict[int, tuple[int, Verdict]] = field(default_factory=dict)
-    told: list[tuple[int, int, Verdict]] = field(default_factory=list)
-
-    def set_process(self, tgid: int, svc: int, verdict: Verdict) -> None:
-        self.told.append((tgid, svc, verdict))
-        self.procs[tgid] = (svc, verdict)
-
-    def delete_process(self, tgid: int) -> bool:
-        return self.procs.pop(tgid, None) is not None
-
-    def clock(self) -> int:
-        return self.now
-
-
-def event(
-    kind: EventKind, tgid: int, svc: int, *, parent: int = 1, port: int = 0, time_ns: int = 0, filename: str = ""
-) -> tuple[Any, ...]:
-    comm = filename.rpartition("/")[2][:15].encode()
-    return (time_ns or 200 * SECOND, 0, kind, tgid, parent, svc, port, 0, comm, filename.encode())
-
-
-def batch(*rows: tuple[Any, ...]) -> NDArray[np.void]:
-    return np.array(list(rows), EVENT)
-
-
-class Bench:
-    """A registry over a directory, with the kernel's end in the test's hands."""
-
-    def __init__(self, root: Path, selection: Selection | None = None, **options: Any) -> None:
-        self.kernel = Kernel()
-        self.counters = Counters()
-        self.registry = Registry(
-            selection or Selection(), ProcFS(root), self.kernel.set_process, self.counters,
-            ResourceBuilder(Host((), "machine", "boot"), "0"), delete_process=self.kernel.delete_process,
-            clock_ns=self.kernel.clock, **({"self_pid": 7, "grace_s": 60.0} | options),
-        )  # fmt: skip
-
-    def handle(self, *rows: tuple[Any, ...]) -> None:
-        self.registry.handle(batch(*rows))
-
-    def pass_time(self, seconds: int) -> None:
-        self.kernel.now += seconds * SECOND
-        self.handle()
 
 
 @pytest.fixture
@@ -144,119 +81,6 @@ def test_scan_keeps_the_kernels_numbers() -> None:
     bench.kernel.told.clear()
     bench.handle(event(EXEC, 400, SVC + 5))
     assert bench.kernel.told == []
-
-
-def test_exec_is_decided_at_once(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "node /srv/cart/server.js", exe="/usr/bin/node")
-    add_process(tmp_path, 51, "otelcol", exe="/usr/bin/otelcol")
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC), event(EXEC, 51, SVC + 1), event(SEEN, 7, SVC + 2))
-    assert bench.kernel.procs == {
-        50: (SVC, Verdict.WATCH), 51: (SVC + 1, Verdict.IGNORE), 7: (SVC + 2, Verdict.IGNORE),
-    }  # fmt: skip
-    assert bench.registry.name(SVC) == "cart"
-    assert bench.registry.resource(SVC + 1) is None
-    assert bench.registry.active() == 0
-    assert bench.registry.resource(SVC) is not None
-    assert bench.registry.active() == 1  # seen with an exchange
-
-
-def test_vanished_process_is_named_after_its_event(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC, filename="/usr/bin/curl", parent=40))
-    resource = bench.registry.resource(SVC)
-    assert resource is not None
-    assert (resource.get("service.name"), resource.get("process.pid")) == ("curl", 50)
-    assert resource.get("process.executable.path") == "/usr/bin/curl"
-    assert bench.counters.value("discovery.vanished") == 1
-
-
-def test_exec_and_exit_in_one_batch_do_not_bring_the_process_back(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC, filename="/usr/bin/curl"), event(EXIT, 50, SVC))
-    assert bench.kernel.told == []
-    assert bench.registry.name(SVC) == "curl"
-
-
-def test_verdict_that_came_after_the_end_is_taken_back(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "curl x", exe="/usr/bin/curl")
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC, time_ns=99 * SECOND))  # decided at 100 s
-    assert 50 in bench.kernel.procs
-    bench.handle(event(EXIT, 50, SVC, time_ns=100 * SECOND - 1))
-    assert bench.kernel.procs == {}
-
-
-def test_image_that_was_replaced_in_the_same_batch(tmp_path: Path) -> None:
-    """sh -c 'exec node ...': the shell's number must not be told again, and /proc shows node already."""
-    add_process(tmp_path, 50, "node /srv/cart/server.js", exe="/usr/bin/node")
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC, filename="/bin/sh"), event(EXEC, 50, SVC + 1, filename="/usr/bin/node"))
-    assert bench.kernel.told == [(50, SVC + 1, Verdict.WATCH)]
-    assert (bench.registry.name(SVC), bench.registry.name(SVC + 1)) == ("sh", "cart")
-
-
-def test_second_exec_keeps_the_first_ones_history(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC))
-    shutil.rmtree(tmp_path / "50")
-    add_process(tmp_path, 50, "ruby /srv/b.rb", exe="/usr/bin/ruby")
-    bench.handle(event(EXEC, 50, SVC + 1))
-    assert (bench.registry.name(SVC), bench.registry.name(SVC + 1)) == ("a", "b")
-    assert [info.name for info in bench.registry.services()] == ["b"]
-
-
-def test_fork_before_the_verdict_is_told_again(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "otelcol", exe="/usr/bin/otelcol")
-    bench = Bench(tmp_path)
-    bench.handle(
-        event(EXEC, 50, SVC, time_ns=99 * SECOND),
-        event(FORK, 51, SVC, parent=50, time_ns=100 * SECOND - 1),  # copied UNDECIDED
-        event(FORK, 52, SVC, parent=50, time_ns=100 * SECOND + 1),  # copied IGNORE
-    )
-    assert bench.kernel.told == [(50, SVC, Verdict.IGNORE), (51, SVC, Verdict.IGNORE)]
-
-
-def test_service_outlives_its_last_worker_by_the_grace_period(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
-    bench = Bench(tmp_path)
-    bench.handle(event(EXEC, 50, SVC), event(FORK, 51, SVC, parent=50))
-    assert bench.registry.resource(SVC) is not None
-    bench.handle(event(EXIT, 50, SVC))
-    bench.pass_time(100)
-    assert [info.processes for info in bench.registry.services()] == [1]
-    bench.handle(event(EXIT, 51, SVC))
-    assert bench.registry.services() == []
-    bench.pass_time(59)
-    assert bench.registry.name(SVC) == "a"
-    bench.pass_time(2)
-    assert bench.registry.resource(SVC) is None
-    assert len(bench.registry) == 0
-
-
-def test_idle_images_are_few_and_used_ones_stay(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, idle_max=10)
-    bench.handle(event(EXEC, 50, SVC, filename="/bin/first"), event(EXIT, 50, SVC))
-    assert bench.registry.resource(SVC) is not None  # an exchange of it came
-    for n in range(1, 8_001, 1000):
-        rows = []
-        for svc in range(SVC + n, SVC + n + 1000):
-            rows += [event(EXEC, 60, svc, filename="/bin/true"), event(FORK, 61, svc)]
-            rows += [event(EXIT, 60, svc), event(EXIT, 61, svc)]
-        bench.handle(*rows)
-    assert len(bench.registry) == 11
-    assert bench.registry.name(SVC) == "first"
-    bench.pass_time(61)
-    assert len(bench.registry) == 0
-
-
-def test_ignored_processes_are_forgotten_at_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, Selection(exe=("nginx",)))
-    bench.handle(event(EXEC, 50, SVC, filename="/bin/true"), event(FORK, 51, SVC), event(EXIT, 50, SVC))
-    assert len(bench.registry) == 1
-    bench.handle(event(EXIT, 51, SVC))
-    assert len(bench.registry) == 0
 
 
 def test_listening_on_a_selected_port(tmp_path: Path) -> None:
@@ -408,3 +232,29 @@ def test_real_child() -> None:
     assert resource.get("service.name") == "child"
     assert resource.get("process.pid") == pid
     assert resource.get("telemetry.sdk.language") == "python"
+
+
+def test_resync_puts_a_missed_fork_beside_its_kin(tmp_path: Path) -> None:
+    """A second image under the number would take the service along when the fork ends."""
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    add_process(tmp_path, 51, "ruby /srv/a.rb", exe="/usr/bin/ruby", ppid=50)
+    bench = Bench(tmp_path, grace_s=60.0)
+    bench.handle(event(EXEC, 50, SVC))
+    bench.registry.resync({50: (SVC, 1), 51: (SVC, 0), 52: (0, 0)})
+    assert [(info.name, info.processes) for info in bench.registry.services()] == [("a", 2)]
+    assert bench.kernel.procs[51] == (SVC, Verdict.WATCH)
+    assert bench.registry.resource(SVC) is not None
+    bench.handle(event(EXIT, 51, SVC))
+    bench.pass_time(100)
+    assert bench.registry.resource(SVC) is not None
+
+
+def test_prepared_ports_save_the_scan_its_slowest_part(tmp_path: Path) -> None:
+    bench = Bench(TREE)
+    bench.registry.prepare()
+    bench.registry.scan()
+    again = Bench(TREE)
+    again.registry.scan()
+    ports = {info.name: info.ports for info in bench.registry.services()}
+    assert ports == {info.name: info.ports for info in again.registry.services()}
+    assert any(ports.values())

@@ -5,6 +5,7 @@
  *   on_send_exit   bytes were written: a server's responses are read here, when the memory is certainly there
  *   on_receive     bytes were read
  *   on_state       the connection moved on (tracepoint sock:inet_sock_set_state)
+ *   on_destroy     the socket goes (tracepoint tcp:tcp_destroy_sock)
  */
 #ifndef STINGLESS_SOCKET_H
 #define STINGLESS_SOCKET_H
@@ -40,6 +41,8 @@ static __always_inline u32 received_seq(u64 sk)
 	u8 state = PEEK(struct sock_common, sk, skc_state);
 
 	if (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
+		return seq;
+	if (!(PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE)) /* closed by a reset */
 		return seq;
 	return seq == PEEK(struct tcp_sock, sk, rcv_nxt) ? seq - 1 : seq;
 }
@@ -234,6 +237,15 @@ static __always_inline u32 outcome_at_close(struct conn *c, struct sock *sk, int
 	return c->peer_closed ? OUTCOME_PEER_CLOSED : OUTCOME_LOCAL_CLOSED;
 }
 
+/* Is the connection over, but bytes that came before that are still to be read? */
+static __always_inline bool to_be_read(struct sock *sk)
+{
+	u64 key = (u64)sk;
+
+	return !(PEEK(struct sock_common, key, skc_flags) & 1 << SOCK_DEAD) &&
+	       PEEK(struct tcp_sock, key, copied_seq) != PEEK(struct tcp_sock, key, rcv_nxt);
+}
+
 static __always_inline void on_state(struct sock *sk, int new_state)
 {
 	u64 key = (u64)sk;
@@ -249,12 +261,32 @@ static __always_inline void on_state(struct sock *sk, int new_state)
 		ours = false;
 	if (!ours && new_state != TCP_CLOSE)
 		return;
+	if (new_state == TCP_CLOSE && c->kind == KIND_HTTP && to_be_read(sk)) {
+		c->ended_by = outcome_at_close(c, sk, new_state) + 1;
+		return; /* to on_destroy */
+	}
 	if (c->kind == KIND_HTTP)
 		finish_all(c, outcome_at_close(c, sk, new_state), bpf_ktime_get_ns());
 	if (new_state == TCP_CLOSE)
 		bpf_map_delete_elem(&conns, &key);
 	else if (c->direction == DIRECTION_CLIENT)
 		c->kind = KIND_OTHER;
+}
+
+/* The socket goes. Only connections that were read from after their end are still here. */
+static __always_inline void on_destroy(struct sock *sk)
+{
+	u64 key = (u64)sk;
+	struct conn *c = get_conn(key);
+	bool fin;
+
+	if (!c)
+		return;
+	fin = PEEK(struct sock_common, key, skc_flags) & 1 << SOCK_DONE;
+	if (c->kind == KIND_HTTP)
+		finish_all(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET,
+			   bpf_ktime_get_ns());
+	bpf_map_delete_elem(&conns, &key);
 }
 
 #endif

@@ -87,7 +87,8 @@ struct conn {
 	u8 response_begun; /* a final response head was read */
 	u8 response_chunked;
 	u8 upgrade;
-	u8 pad[2];
+	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
+	u8 pad;
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	struct held slot;

@@ -95,3 +95,9 @@ int BPF_PROG(sock_state, struct sock *sk, int old_state, int new_state)
 	return 0;
 }
 
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(sock_destroy, struct sock *sk)
+{
+	on_destroy((struct sock *)sk);
+	return 0;
+}

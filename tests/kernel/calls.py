@@ -31,7 +31,7 @@ class Message(ctypes.Structure):
         ("iovlen", ctypes.c_size_t),
         ("control", ctypes.c_void_p),
         ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
+        ("flags", ctypes.c_size_t),  # an int, and padding
         ("len", ctypes.c_uint32),
     )
 

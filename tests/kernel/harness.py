@@ -8,6 +8,7 @@ behind a conversation a last known exchange (the fence) is made, and rings keep 
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import json
 import subprocess
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import TEXT_SHORT, Direction, Flag, Loss, Outcome, Protocol, Verdict
 from instrumenter.bpf.program import Program
-from instrumenter.records import Exchanges
 from instrumenter.source import RingSource
 from kernel.peers import Actor, Op
 
@@ -69,7 +69,16 @@ class Seen:
     remote: tuple[str, int] = ("", 0)
 
     def __getattr__(self, name: str) -> int:
+        """A field of struct exchange."""
         return int(self.x[name])
+
+    @property
+    def first(self) -> bool:
+        return bool(self.flags & Flag.FIRST)
+
+    @property
+    def sampled(self) -> bool:
+        return bool(self.flags & Flag.SAMPLED)
 
 
 class Peer:
@@ -188,16 +197,19 @@ class Wire:
         deadline = time.monotonic() + WITHIN_S
         while sum(seen.row.target == FENCE for seen in found) < 2:
             assert time.monotonic() < deadline, f"the fence did not come up; {found}"
-            batch = [seen(e, i) for e in self.source.poll(0.5).exchanges for i in range(len(e.x))]
-            found += sorted((s for s in batch if s.x["key"]["svc"] == self.svc), key=lambda s: s.end_ns)
+            batch = []
+            for ring in self.source.poll(0.5).exchanges:
+                batch += in_order([each for each in map(seen, ring.x, ring.text) if each.x["key"]["svc"] == self.svc])
+            found += sorted(batch, key=lambda s: (s.end_ns, s.connection, s.request_seq))
         self._check_counts(len(found))
         return [each for each in found if each.row.target != FENCE]
 
     def _check_counts(self, exchanges: int) -> None:
         keys, values = self.program.read_red()
         ours = keys["svc"] == self.svc
-        counted = int(self.program.delete_red(keys[ours])["count"].sum())
-        assert counted == exchanges, f"{counted} counted, {exchanges} came up"
+        taken = self.program.delete_red(keys[ours])
+        counted, out = int(taken["count"].sum()), int(taken["sampled_out"].sum())
+        assert counted == exchanges + out, f"{counted} counted, {exchanges} came up, {out} sampled out"
 
     def losses(self) -> dict[Loss, int]:
         """New since `begin`, of this test's service or of none; not of events, which are not looked at here."""
@@ -207,6 +219,15 @@ class Wire:
             if svc in (0, self.svc) and new and reason != Loss.EVENT_FULL:
                 found[Loss(reason)] = new
         return found
+
+    def entries(self, name: str) -> int:
+        """How many keys a hash map has."""
+        lib, key, n = self.program._lib, ctypes.create_string_buffer(64), 0
+        fd = lib.c.bpf_map__fd(self.program._object.map(name))
+        start = None
+        while lib.c.bpf_map_get_next_key(fd, start, key) == 0:
+            start, n = key, n + 1
+        return n
 
     def check(
         self,
@@ -235,12 +256,23 @@ def check_times(each: Seen) -> None:
     assert 0 < each.start_ns <= each.end_ns
     assert each.first_ns == 0 or each.start_ns <= each.first_ns <= each.end_ns, each
     assert bool(each.first_ns) or each.row.status == 0, each
-    assert each.flags & Flag.SAMPLED
+    assert each.sampled
 
 
-def seen(exchanges: Exchanges, i: int) -> Seen:
-    x, text = exchanges.x[i], exchanges.text[i].tobytes()
-    assert exchanges.text.shape[1] == TEXT_SHORT or x["text_len"] > TEXT_SHORT
+def in_order(ring: list[Seen]) -> list[Seen]:
+    """Asserts that the exchanges of each connection came up in the order of their requests."""
+    last: dict[object, int] = {}
+    for each in ring:
+        connection = (each.connection, each.local, each.remote)  # a socket's memory is soon another's
+        before = last.get(connection, each.request_seq)
+        assert (each.request_seq - before) & 0xFFFFFFFF < 1 << 31, f"{each.row} came up too late"
+        last[connection] = each.request_seq
+    return ring
+
+
+def seen(x: np.void, packed: NDArray[np.uint8]) -> Seen:
+    text = packed.tobytes()
+    assert len(text) == TEXT_SHORT or x["text_len"] > TEXT_SHORT
 
     def piece(off: int, name: str) -> str:
         return text[off : off + int(x[f"{name}_len"])].decode("latin-1")

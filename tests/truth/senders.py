@@ -118,7 +118,7 @@ def _python(name: str, folder: Path, asks: Sequence[Ask], how: str) -> Sender:
 
 
 def curl(folder: Path, asks: Sequence[Ask], version: str = "--http1.1") -> Sender:
-    """One curl for all, which keeps connections as it likes. Its own clock: from the send to the last byte."""
+    """One curl for all, which keeps connections as it likes. Its own clock: from the connection to the last byte."""
     config = folder / f"curl-{asks[0].number}"
     config.write_text("\nnext\n".join("\n".join(_curl_lines(a, version)) for a in asks) + "\n")
     pid, output = run([program("curl"), "-sS", "--no-progress-meter", "-K", str(config)])
@@ -130,7 +130,7 @@ def _curl_lines(a: Ask, version: str) -> Iterator[str]:
     yield f'url = "{a.url}"'
     yield version.removeprefix("--")
     yield 'output = "/dev/null"'
-    yield f'write-out = "{a.number} %{{http_code}} %{{time_pretransfer}} %{{time_total}}\\n"'
+    yield f'write-out = "{a.number} %{{http_code}} %{{time_connect}} %{{time_total}}\\n"'
     if a.method == "HEAD":
         yield "head"
     if a.size:
