@@ -178,6 +178,16 @@ class Sink:
             totals[name] = totals.get(name, 0) + value
         return totals
 
+    def unanswered(self) -> int:
+        """Requests counted that got no response: nginx drops pipelined ones uncounted when their connection breaks."""
+        return int(
+            sum(
+                value
+                for (name, labels), value in self._series().items()
+                if name == "http.server.request.duration" and "http.response.status_code" not in labels
+            )
+        )
+
     def losses(self) -> dict[str, float]:
         """The agent's own counters of what is missing, with their attributes, without zeros."""
         found: dict[str, float] = {}

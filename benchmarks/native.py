@@ -38,8 +38,8 @@ request = function() return whole end
 """
 
 
-def start_agent(sink: Sink, flags: list[str]) -> Agent:
-    common = ["--exe", "*/nginx", "--otlp", sink.url, "--otlp-protocol", "http/protobuf", "--no-live"]
+def start_agent(nginx: Nginx, sink: Sink, flags: list[str]) -> Agent:
+    common = ["--pid", str(nginx.process.pid), "--otlp", sink.url, "--otlp-protocol", "http/protobuf", "--no-live"]
     agent = Agent([*common, "--metrics-interval", "2s", *flags]).ready()
     _pin(agent.pid, LAST_CPU)
     return agent
@@ -55,7 +55,7 @@ def watched(nginx: Nginx, folder: Path, options: argparse.Namespace) -> list[dic
     rows = []
     for number in range(options.rounds):
         rows.append({"round": number, "agent": "without"} | _load(nginx, options.seconds, None))
-        with Sink(folder / f"sink{number}") as sink, start_agent(sink, options.flags) as agent:
+        with Sink(folder / f"sink{number}") as sink, start_agent(nginx, sink, options.flags) as agent:
             rows.append({"round": number, "agent": "with"} | _load(nginx, options.seconds, agent))
     return rows
 
@@ -83,15 +83,15 @@ def socket_calls() -> float:
         return (time.thread_time_ns() - start) / (2 * CALLS)
 
 
-def unwatched(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def unwatched(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Added ns per call: by the clock of the process, and by the kernel's own statistics of BPF programs."""
     without, with_agent = [], []
     for number in range(options.rounds):
         without.append(min(socket_calls() for _ in range(3)))
-        with Sink(folder / f"un{number}") as sink, start_agent(sink, options.flags):
+        with Sink(folder / f"un{number}") as sink, start_agent(nginx, sink, options.flags):
             with_agent.append(min(socket_calls() for _ in range(3)))
     before = set(_programs())
-    with Sink(folder / "stats") as sink, start_agent(sink, options.flags), _statistics():
+    with Sink(folder / "stats") as sink, start_agent(nginx, sink, options.flags), _statistics():
         first = _programs()
         socket_calls()
         second = _programs()
@@ -138,7 +138,7 @@ def full_rate(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
     script = folder / "pipeline.lua"
     script.write_text(LUA.format(depth=PIPELINE))
     with Sink(folder / "full") as sink:
-        agent = start_agent(sink, options.flags)
+        agent = start_agent(nginx, sink, options.flags)
         before = nginx.requests()
         own, start = cpu_ns(agent.pid), time.monotonic()
         load = wrk(nginx.url("/fixed"), options.seconds, CONNECTIONS, 0, script)
@@ -147,14 +147,15 @@ def full_rate(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
         handled = nginx.settled() - before + 1
         code = agent.stop()
         totals = sink.totals()
+        unanswered = sink.unanswered()
         counted, spans, lost = int(totals.get("http.server.request.duration", 0)), sink.spans(), sink.losses()
     return {
         "exchanges/s": load.rate,
         "agent cores": busy,
         "nginx": handled,
         "counted": counted,
+        "unanswered": unanswered,
         "spans": spans,
-        "not exported": handled - spans,
         "losses": lost,
         "rss MB": now,
         "peak MB": peak,
@@ -188,7 +189,7 @@ def main() -> int:
         folder = Path(name)
         _pin(nginx.worker, 0)
         rows = watched(nginx, folder, options)
-        report(rows, unwatched(folder, options), full_rate(nginx, folder, options))
+        report(rows, unwatched(nginx, folder, options), full_rate(nginx, folder, options))
     return 0
 
 

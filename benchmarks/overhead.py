@@ -30,7 +30,15 @@ def phase(name: str, flags: list[str] | None, attach: str, seconds: float, folde
     with Nginx(folder / "nginx", 8080) as nginx, Sink(folder / "sink") as sink:
         agent = None
         if flags is not None:
-            common = ["--exe", "*/nginx", "--otlp", sink.url, "--otlp-protocol", "http/protobuf", "--no-live"]
+            common = [
+                "--pid",
+                str(nginx.process.pid),
+                "--otlp",
+                sink.url,
+                "--otlp-protocol",
+                "http/protobuf",
+                "--no-live",
+            ]
             agent = Agent([*common, "--metrics-interval", "2s", "--attach", attach, *flags]).ready(240)
         try:
             row = measure(nginx, agent, seconds)

@@ -234,6 +234,7 @@ _SECTIONS = {
     "tp_sys_enter": "tp_btf/sys_enter", "tp_sys_exit": "tp_btf/sys_exit",
     "proc_exec": "tp_btf/sched_process_exec", "proc_fork": "tp_btf/sched_process_fork",
     "proc_exit": "tp_btf/sched_process_exit", "sock_state": "tp_btf/inet_sock_set_state",
+    "sock_destroy": "tp_btf/tcp_destroy_sock",
 }  # fmt: skip
 
 

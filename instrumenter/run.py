@@ -20,7 +20,6 @@ from typing import Final
 
 from instrumenter.errors import CannotStart
 
-
 _M_ARENA_MAX: Final = -8  # malloc.h
 
 

@@ -69,6 +69,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
         carry=max(1_024, connections // 32),
         long_texts=max(1_024, connections // 16),
         red=series + min(series, services) // 2,  # beyond `series` there are only the services' `other` keys
+        red_shared=max(256, series // 4),
         service_keys=services,
         losses=services * 2,
     )

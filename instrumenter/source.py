@@ -23,11 +23,14 @@ from instrumenter.records import Records as Records
 from instrumenter.records import RecordSource as RecordSource
 from instrumenter.records import nothing
 
-MAX_RECORDS = 4_096  # of one ring in one batch, and
+MAX_RECORDS = 2_048  # of one ring in one batch, and
 MAX_BYTES = 2 << 20  # so that memory stays flat whatever piles up
 LONGEST_S = 0.05  # between two looks at the rings
 SHORTEST_S = 0.001
 WANTED_FILL = 0.25  # of a ring, at each look
+EVENTS_S = 0.01  # between two looks for events
+GATHER_S = 0.2  # how long a few exchanges wait for more: a batch of ten costs as much as one of a hundred
+GATHER_FILL = 1 / 64  # of a ring: what is not few
 
 
 def clock_offset_ns() -> int:
@@ -68,7 +71,7 @@ class RingSource:
         self._lock = threading.Lock()  # held while the rings are mapped and read
         self._closed = False
         self._period = LONGEST_S
-        self._looked = time.monotonic()
+        self._looked = self._taken = time.monotonic()  # when the rings were last looked at, and when they were read
         self._more = False
 
     @property
@@ -89,20 +92,27 @@ class RingSource:
         return {r.name: r.fill for r in self._rings}
 
     def poll(self, timeout_s: float) -> Records:
-        """See RecordSource. Waits for the end of the current period at least, unless a full batch left some behind."""
+        """See RecordSource. Waits for the end of the current period at least, unless a full batch left some behind.
+
+        A few exchanges are left for a later look, up to GATHER_S; events are not.
+        """
         deadline = time.monotonic() + timeout_s
         while not self._closed:
             now = time.monotonic()
             due = now if self._more else self._looked + self._period
             woken = self._sleep(max(0.0, min(due, deadline) - now))
-            records = self._look()
-            if records or woken or time.monotonic() >= deadline:
+            now = time.monotonic()
+            if not woken and now < min(due, deadline):  # an event, and where one is there are more
+                time.sleep(max(0.0, min(self._looked + EVENTS_S, due, deadline) - now))
+                now = time.monotonic()
+            records = self._look(now, everything=woken or now >= deadline)
+            if records or woken or now >= deadline:
                 return records
         return nothing(clock_offset_ns())
 
     def drain(self) -> Records:
         """What is there, at once; call until it is empty, after the probes are detached, to lose nothing."""
-        return self._look()
+        return self._look(time.monotonic(), everything=True)
 
     def _sleep(self, seconds: float) -> bool:
         """Whether `wake` or `close` ended it; an event ends it too."""
@@ -118,16 +128,20 @@ class RingSource:
         except BlockingIOError:
             return
 
-    def _look(self) -> Records:
+    def _look(self, now: float, everything: bool) -> Records:
+        """Events, and before them the exchanges, if there are enough of them or everything is asked for."""
         with self._lock:
             if self._closed:
                 return nothing(clock_offset_ns())
-            now = time.monotonic()
-            waited, self._looked = now - self._looked, now
-            found = tuple(Exchanges.of(r) for r in (self._short.read(), self._long.read()) if len(r))
+            self._looked = now
+            fill = max(self._short.waiting(), self._long.waiting())
+            self._period = next_period(self._period, now - self._taken, max(fill, self._events.waiting()))
+            found: tuple[Exchanges, ...] = ()
+            if everything or self._more or fill >= GATHER_FILL or now - self._taken >= GATHER_S:
+                self._taken = now
+                found = tuple(Exchanges.of(r) for r in (self._short.read(), self._long.read()) if len(r))
             events = self._events.read()
             self._more = any(r.more for r in self._rings)
-            self._period = next_period(self._period, waited, max(r.fill for r in self._rings))
             return Records(found, events, clock_offset_ns())
 
     def wake(self) -> None:

@@ -238,7 +238,8 @@ def reconcile(counters: Counters, seen: Mapping[str, Seen], name: Callable[[int]
     exchange that came up only to teach labels was sampled out. Totals are the sums over the rows of one exporter.
     """
     items = counters.items()
-    exporters = sorted({e for k, _ in items for label, e in k.labels if label == "exporter"}) or [""]
+    of_spans = [dict(key.labels) for key, _ in items if key.name.startswith("spans.")]
+    exporters = sorted({labels["exporter"] for labels in of_spans if "exporter" in labels}) or [""]
     accounts: dict[str, dict[str, int]] = {}
 
     def book(service: str, column: str, amount: int) -> None:

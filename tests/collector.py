@@ -138,16 +138,17 @@ class Collector:
     def metric_totals(self, name: str, *by: str) -> dict[tuple[Any, ...], float]:
         """Count of a histogram, or value of a sum, added up over series by these attributes (of point or resource).
 
-        Cumulative series count with their newest value, deltas with their sum.
+        Cumulative series and gauges count with their newest value, deltas with their sum.
         """
         series: dict[Any, float] = {}
         group: dict[Any, tuple[Any, ...]] = {}
         for resource, metric, point in self.points(name):
             own = attributes(point.attributes)
             data = getattr(metric, metric.WhichOneof("data"))
-            key = json.dumps([resource, own, point.start_time_unix_nano * (data.aggregation_temporality == 2)])
+            temporality = getattr(data, "aggregation_temporality", 0)
+            key = json.dumps([resource, own, point.start_time_unix_nano * (temporality == 2)])
             value = point.count if hasattr(point, "count") else point.as_int or point.as_double
-            series[key] = value + (series.get(key, 0) if data.aggregation_temporality == 1 else 0)
+            series[key] = value + (series.get(key, 0) if temporality == 1 else 0)
             group[key] = tuple((resource | own).get(k) for k in by)
         totals: dict[tuple[Any, ...], float] = {}
         for key, value in series.items():

@@ -11,7 +11,16 @@ import pytest
 from fake_ring import PAGE, Kernel, event, exchange
 
 from instrumenter.bpf.abi import TEXT_LONG, TEXT_SHORT
-from instrumenter.source import LONGEST_S, SHORTEST_S, Records, RingSource, clock_offset_ns, next_period
+from instrumenter.source import (
+    GATHER_S,
+    LONGEST_S,
+    MAX_RECORDS,
+    SHORTEST_S,
+    Records,
+    RingSource,
+    clock_offset_ns,
+    next_period,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +79,33 @@ def test_poll_with_a_backlog_does_not_wait() -> None:
     rings.source.close()
     source = RingSource(kernel.pages, rings.long.pages, rings.events.pages)
     body = exchange(5).tobytes()
-    kernel.submit(body for _ in range(18_000))  # more than one batch of 4 MiB
-    first = source.poll(5.0)
+    kernel.submit(body for _ in range(18_000))  # more than one batch
+    counts = [len(source.poll(5.0).exchanges[0].x)]
     began = time.monotonic()
-    second = source.poll(5.0)
-    assert len(first.exchanges[0].x) + len(second.exchanges[0].x) == 18_000
+    while sum(counts) < 18_000:
+        counts.append(len(source.poll(5.0).exchanges[0].x))
+    assert len(counts) == -(-18_000 // MAX_RECORDS)
     assert time.monotonic() - began < LONGEST_S * 0.9
     source.close()
+
+
+def test_a_few_exchanges_wait_for_more_but_events_do_not() -> None:
+    rings = Rings()
+    rings.long.submit([exchange(0, long=True).tobytes()])  # 2 KB of 64 KB: not few
+    assert rings.source.poll(60.0)
+    began = time.monotonic()
+    rings.short.submit([exchange(1).tobytes()])
+    assert rings.source.poll(60.0)
+    assert time.monotonic() - began >= GATHER_S - LONGEST_S
+    rings.short.submit([exchange(1).tobytes()])
+    rings.events.submit([event(1).tobytes()])
+    records = rings.source.poll(60.0)
+    assert (len(records.exchanges), len(records.events)) == (0, 1)
+    assert time.monotonic() - began < 2 * GATHER_S
+    assert rings.source.poll(60.0).exchanges
+    rings.short.submit([exchange(1).tobytes()])
+    assert rings.source.poll(0.0).exchanges  # nobody waits longer than asked
+    rings.source.close()
 
 
 @pytest.mark.parametrize("how", ["wake", "close"])

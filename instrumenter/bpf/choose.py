@@ -42,7 +42,7 @@ HOOKS = (
     Hook("sendpage", False, {"fentry": ("fexit_sendpage",), "kprobe": ("kprobe_sendpage", "kretprobe_sendpage")}),
 )  # fmt: skip
 NEEDED_FUNCTION = "bpf_rdonly_cast"  # where the kernel has it, the probes read its structs by plain loads
-REQUIRED = frozenset({"proc_exec", "proc_fork", "proc_exit", "sock_state"})  # whatever the mode
+REQUIRED = frozenset({"proc_exec", "proc_fork", "proc_exit", "sock_state", "sock_destroy"})  # whatever the mode
 
 
 @dataclass(frozen=True)

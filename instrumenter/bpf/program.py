@@ -48,6 +48,7 @@ class MapSizes:
     carry: int = 1_024
     long_texts: int = 4_096
     red: int = 4_096
+    red_shared: int = 1_024
     service_keys: int = 4_096
     losses: int = 8_192
 
@@ -75,6 +76,7 @@ class Program:
         self._hint = 0
         self._procs = self._map("procs", _U32, PROCESS)
         self._red = self._map("red", RED_KEY, RED)
+        self._red_shared = self._map("red_shared", RED_KEY, RED)
         self._losses = self._map("losses", LOSS_KEY, _U64)
         self._port_words = self._map("ports", _U32, _U64)
         self._service_keys = self._map("service_keys", _U32, _U32)
@@ -178,11 +180,16 @@ class Program:
         """All counts: keys (n,) of dtype abi.RED_KEY, values (n, possible CPUs) of abi.RED. See `red_chunks`."""
         keys, values = self._red.read(self._hint)
         self._hint = len(keys) + len(keys) // 8 + 64
-        return keys, values
+        return _with_shared(keys, values, *self._red_shared.read())
 
     def red_chunks(self) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
-        """As `read_red`, about 1 MB at a time, for machines where CPUs times keys are much memory."""
-        return self._red.chunks()
+        """As `read_red`, about 1 MB at a time, for machines where CPUs times keys are much memory.
+
+        A key may come twice: then its counts are to be added up.
+        """
+        yield from self._red.chunks()
+        for keys, values in self._red_shared.chunks():
+            yield keys, _widened(values, self._lib.cpus)
 
     def delete_red(self, keys: NDArray[np.void]) -> NDArray[np.void]:
         """Deletes keys of services that are gone, all of each service; their places are free again for other keys.
@@ -190,6 +197,8 @@ class Program:
         Returns their counts at that moment, (n, CPUs), which may be newer than those read before.
         """
         values = self._red.take(keys)
+        if len(self._red_shared.read()[0]):
+            _add(values[:, 0], self._red_shared.take(keys))
         services = np.unique(keys["svc"])
         freed = int(self._service_keys.take(services).sum())
         total = self._service_keys.lookup(0)
@@ -255,3 +264,36 @@ def _load(
     if failed[0] not in choice.programs:
         raise CannotStart(f"the probes cannot be loaded: {failed[0]}: {failed[1]}")
     return None, [failed]
+
+
+def _add(to: NDArray[np.void], counts: NDArray[np.void]) -> None:
+    """Adds RED (n,) to RED (n,), place by place; buckets wrap as the kernel's own."""
+    for name in RED.names or ():
+        to[name] += counts[name]
+
+
+def _widened(shared: NDArray[np.void], cpus: int) -> NDArray[np.void]:
+    """Counts of all CPUs in common, (n,), as if the first CPU had made them, (n, cpus)."""
+    wide = np.zeros((len(shared), cpus), RED)
+    wide[:, 0] = shared
+    return wide
+
+
+def _with_shared(
+    keys: NDArray[np.void], values: NDArray[np.void], shared_keys: NDArray[np.void], shared: NDArray[np.void]
+) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """One reading of both maps. A key is in both if two CPUs met it first at the same moment."""
+    if not len(shared_keys):
+        return keys, values
+    size = RED_KEY.itemsize
+    raw, at = keys.tobytes(), {}
+    for place in range(len(keys)):
+        at[raw[place * size : (place + 1) * size]] = place
+    places = np.array([at.get(key.tobytes(), -1) for key in shared_keys], np.intp)
+    both = places >= 0
+    if both.any():
+        first = values[places[both], 0]
+        _add(first, shared[both])
+        values[places[both], 0] = first
+    wide = _widened(shared[~both], values.shape[1])
+    return np.concatenate([keys, shared_keys[~both]]), np.concatenate([values, wide])

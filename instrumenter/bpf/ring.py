@@ -155,6 +155,10 @@ class Ring:
     def mapped_bytes(self) -> int:
         return self._pages.mapped_bytes
 
+    def waiting(self) -> float:
+        """Share of the ring that is taken now, 0 to 1."""
+        return (self._pages.produced() - self._pages.consumed()) / self._pages.size
+
     def read(self) -> NDArray[np.void]:
         """The next finished records, (n,), copied; their places are given back. Raises StinglessError: other sizes."""
         start = self._pages.consumed()

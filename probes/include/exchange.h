@@ -88,7 +88,7 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->key.direction = c->direction;
 	x->start_ns = c->half[HALF_REQUEST].begin_ns;
 	x->connection = c->sk;
-	x->request_seq = s->head_seq;
+	x->request_seq = s->head.seq;
 	x->tgid = s->op.tgid;
 	x->tid = s->op.tid;
 	x->target_full = s->head.target_full;
@@ -186,6 +186,21 @@ static __always_inline u64 body_bytes(const struct half *h, u64 whole)
 	}
 }
 
+/* What a client sent by sendfile or splice passed no hook; the socket counts it all the same. */
+static __always_inline u64 sent_body_bytes(const struct conn *c, u64 whole)
+{
+	const struct half *h = &c->half[HALF_REQUEST];
+	u64 end = h->pos;
+	s32 unseen;
+
+	if (h->phase != PHASE_BODY || c->direction != DIRECTION_CLIENT)
+		return body_bytes(h, whole);
+	unseen = PEEK(struct tcp_sock, c->sk, write_seq) - h->seq;
+	if (unseen > 0)
+		end += unseen;
+	return (end < h->next ? end : h->next) - h->body_start;
+}
+
 /* The oldest request's response is over: by completion, or as `outcome` says. */
 __noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
 {
@@ -206,7 +221,7 @@ __noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
 		x->end_ns = end_ns > x->start_ns ? end_ns : x->start_ns;
 		x->response_bytes = c->response_bytes;
 		if (key.number + 1 == c->begun) /* its body may still be on the way */
-			x->request_bytes = body_bytes(&c->half[HALF_REQUEST], x->request_bytes);
+			x->request_bytes = sent_body_bytes(c, x->request_bytes);
 		if (c->response_chunked)
 			x->flags |= FLAG_CHUNKED_RESPONSE;
 		if (c->upgrade)

@@ -77,7 +77,7 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 		return -1;
 	w = word_at(win_at(s, at));
 	m = first_byte(bytes_equal(w, ' ') | 1ULL << 63);
-	s->head.method = known_method(w & ((1ULL << (m * 8)) - 1));
+	s->head.method = (u8)(w >> (m * 8)) == ' ' ? known_method(w & ((1ULL << (m * 8)) - 1)) : 0;
 	if (!s->head.method) {
 		for (m = 0; m <= METHOD_MAX; m++) {
 			if (!is_tchar(*win_at(s, at + m)))
@@ -94,7 +94,7 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 			return -1;
 		n = end - 9 - target;
 	} else {
-		s->head.protocol = PROTOCOL_HTTP_1_1; /* said at the line's end, which is too far */
+		s->head.protocol = PROTOCOL_HTTP_1_1; /* said at the line's end: end_target() */
 		n = end - target;
 	}
 	s->head.target_full = n;
@@ -134,6 +134,11 @@ static __always_inline int hex_digit(u8 c)
 	return c >= '0' && c <= '9' ? c - '0' : l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
 }
 
+static __always_inline int lower_hex_digit(u8 c)
+{
+	return c >= 'A' && c <= 'F' ? -1 : hex_digit(c);
+}
+
 /* version "-" trace-id "-" parent-id "-" trace-flags (W3C Trace Context, 3.2). An invalid one is as none. */
 __noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
 {
@@ -146,13 +151,13 @@ __noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
 	for (u32 i = 0; i < 26; i++) {
 		/* 1 byte of version, 16 of trace id, 8 of parent id, 1 of flags, with a dash behind each */
 		from = at + i * 2 + (i > 0) + (i > 16) + (i > 24);
-		a = hex_digit(*win_at(s, from));
-		b = hex_digit(*win_at(s, from + 1));
+		a = lower_hex_digit(*win_at(s, from));
+		b = lower_hex_digit(*win_at(s, from + 1));
 		if (a < 0 || b < 0)
 			return 0;
 		byte[i] = a << 4 | b;
 	}
-	if (byte[0] == 0xff || (byte[0] == 0 && n != 55))
+	if (byte[0] == 0xff || (n > 55 && (byte[0] == 0 || *win_at(s, at + 55) != '-')))
 		return 0;
 	if (*win_at(s, at + 2) != '-' || *win_at(s, at + 35) != '-' || *win_at(s, at + 52) != '-')
 		return 0;
@@ -179,6 +184,8 @@ static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
 		u8 c = *win_at(s, at + i);
 
 		if (i >= n)
+			break;
+		if (c == ',' && i) /* the same number again (RFC 9110, 8.6) */
 			break;
 		if (c < '0' || c > '9')
 			return;
@@ -309,6 +316,15 @@ __noinline int header_line(struct scratch *s, u32 at, u32 end)
 	return 0;
 }
 
+/* win[at .. end) ends a first line of which the beginning was taken already. Returns 0, or -1: not HTTP/1. */
+static __always_inline int end_target(struct scratch *s, u32 at, u32 end)
+{
+	if (end < at + 9 || *win_at(s, end - 9) != ' ' || !read_version(s, word_at(win_at(s, end - 8))))
+		return -1;
+	s->head.target_full += end - at - 9;
+	return 0;
+}
+
 /* The line win[s->line .. end), which ends with LF. Returns whether the head is over or bad. */
 __noinline int take_line(struct scratch *s, u32 end)
 {
@@ -321,7 +337,9 @@ __noinline int take_line(struct scratch *s, u32 end)
 	if (end > at && *win_at(s, end - 1) == '\r')
 		end--;
 	if (s->head.skip) {
-		s->head.skip = 0;
+		if (s->head.skip == SKIP_TARGET)
+			s->head.bad = end_target(s, at, end) != 0;
+		s->head.skip = SKIP_NONE;
 	} else if (s->head.started) {
 		if (end == at)
 			s->head.done = 1;

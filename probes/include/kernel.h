@@ -111,6 +111,7 @@ struct sock_common {
 	u16 skc_num;
 	u16 skc_family;
 	volatile u8 skc_state;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
@@ -173,6 +174,7 @@ struct mmsghdr {
 	unsigned int pad;
 };
 
+#define ENOMEM 12
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
@@ -181,6 +183,8 @@ struct mmsghdr {
 #define MSG_ERRQUEUE 0x2000
 #define PF_KTHREAD 0x00200000
 #define SHUTDOWN_MASK 3
+#define SOCK_DEAD 0 /* bit of skc_flags: no process holds the socket */
+#define SOCK_DONE 1 /* bit of skc_flags: the peer's FIN came */
 
 enum {
 	TCP_ESTABLISHED = 1,

@@ -76,6 +76,16 @@ struct {
 	__type(value, struct red);
 } red SEC(".maps");
 
+/* As `red`, for all CPUs in common: keys for which the kernel had no per-CPU memory at hand, as happens when many come
+ * at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct red_key);
+	__type(value, struct red);
+} red_shared SEC(".maps");
+
 /* Zeros, to insert: too large for the stack. Nobody writes it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

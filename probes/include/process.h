@@ -29,7 +29,9 @@ __noinline int process_seen(u32 tgid)
 	struct process p = { .verdict = settings.default_verdict };
 	struct event e;
 
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	bool hidden = tgid == settings.self_tgid || BPF_CORE_READ(task, flags) & PF_KTHREAD;
+
+	if (hidden)
 		p.verdict = VERDICT_IGNORE;
 	p.svc = new_service();
 	if (bpf_map_update_elem(&procs, &tgid, &p, BPF_NOEXIST)) {
@@ -37,7 +39,7 @@ __noinline int process_seen(u32 tgid)
 			count_loss(0, LOSS_PROCESSES_FULL);
 		return 0;
 	}
-	if (p.verdict == VERDICT_IGNORE && BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (hidden)
 		return 0;
 	describe(&e, EVENT_SEEN, tgid, p.svc);
 	e.parent_tgid = BPF_CORE_READ(task, real_parent, tgid);

@@ -53,12 +53,19 @@ static __always_inline bool take_place(u32 svc, u32 limit)
 	return true;
 }
 
+static __always_inline struct red *find_red(const struct red_key *key)
+{
+	struct red *r = bpf_map_lookup_elem(&red, key);
+
+	return r ? r : bpf_map_lookup_elem(&red_shared, key);
+}
+
 /* The counts under x->key. A service with too many keys counts the rest under route and peer 0, which has places kept
  * for it. NULL: not even that found room. */
 static __always_inline struct red *red_of(struct exchange *x)
 {
 	struct red_key key = x->key; /* on the stack: older verifiers take no other memory as a key */
-	struct red *empty, *r = bpf_map_lookup_elem(&red, &key);
+	struct red *empty, *r = find_red(&key);
 	u32 zero = 0;
 
 	if (r)
@@ -71,12 +78,13 @@ static __always_inline struct red *red_of(struct exchange *x)
 		x->key.peer = key.peer = 0;
 		x->flags |= FLAG_FOLDED;
 		count_loss(x->key.svc, LOSS_SERIES_FOLDED);
-		r = bpf_map_lookup_elem(&red, &key);
+		r = find_red(&key);
 		if (r)
 			return r;
 	}
-	bpf_map_update_elem(&red, &key, empty, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&red, &key);
+	if (bpf_map_update_elem(&red, &key, empty, BPF_NOEXIST) == -ENOMEM)
+		bpf_map_update_elem(&red_shared, &key, empty, BPF_NOEXIST);
+	return find_red(&key);
 }
 
 static __always_inline void count_exchange(struct red *r, const struct exchange *x)

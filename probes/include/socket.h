@@ -29,6 +29,12 @@ static __always_inline bool is_tcp(u64 sk)
 	return (family == AF_INET || family == AF_INET6) && PEEK(struct sock, sk, sk_protocol) == IPPROTO_TCP;
 }
 
+/* No call can move it any further, and no tracepoint will tell of its end: nothing is to be remembered of it. */
+static __always_inline bool is_closed(u64 sk)
+{
+	return PEEK(struct sock_common, sk, skc_state) == TCP_CLOSE;
+}
+
 static __always_inline u32 sent_seq(u64 sk)
 {
 	return PEEK(struct tcp_sock, sk, write_seq);
@@ -87,8 +93,11 @@ static __always_inline struct conn *new_conn(struct scratch *s)
 		return NULL;
 	bpf_map_update_elem(&conns, &sk, zero, BPF_NOEXIST);
 	c = get_conn(sk);
-	if (c)
+	if (c) {
 		c->sk = sk;
+		c->tgid = s->op.tgid;
+		c->svc = s->op.svc;
+	}
 	return c;
 }
 
@@ -112,7 +121,7 @@ __noinline int seek(struct scratch *s)
 		return 0;
 	request = like_request(s, n);
 	if (!c) {
-		if (!is_tcp(s->op.sk))
+		if (!is_tcp(s->op.sk) || is_closed(s->op.sk))
 			return 0;
 		c = new_conn(s);
 		if (!c) {
@@ -138,8 +147,24 @@ __noinline int seek(struct scratch *s)
 	return 0;
 }
 
+/*
+ * The other end speaks before the first bytes taken for a request made a head: they were none, only looked like the
+ * beginning of one (as the rest of a body does where the agent began to watch), or were given up.
+ */
+static __always_inline void doubt(struct scratch *s, struct conn *c)
+{
+	bool response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+
+	if (c->kind != KIND_HTTP || !response || !c->half[HALF_REQUEST].carried || c->begun != c->answered)
+		return;
+	drop_carries(c);
+	c->kind = KIND_SEEK;
+}
+
 static __always_inline int process(struct scratch *s, struct conn *c)
 {
+	if (c)
+		doubt(s, c);
 	if (!c || c->kind == KIND_SEEK) {
 		if (!seek(s))
 			return 0;
@@ -151,12 +176,13 @@ static __always_inline int process(struct scratch *s, struct conn *c)
 	return advance(s, c);
 }
 
-/* The current process's service, 0 if it is not watched, for a read on `c`. Mostly the process that read here last. */
+/* The current process's service, 0 if it is not watched, for a read on `c`. Mostly the process that read here last.
+ * A client is asked about each time, as for its writes: else it would be seen to get answers to nothing. */
 static __always_inline u32 reader(struct conn *c)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, svc;
 
-	if (c && c->tgid == tgid)
+	if (c && c->tgid == tgid && c->direction == DIRECTION_SERVER)
 		return c->svc;
 	svc = watched();
 	if (c) {
@@ -200,6 +226,8 @@ static __always_inline bool returns_matter(struct conn *c)
 /* s->op.buf is set; `before` bytes of the same call went ahead. */
 static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 len, u32 before)
 {
+	if (is_closed(sk)) /* the call will fail */
+		return;
 	describe_op(s, sk, svc, SENT, sent_seq(sk) + before, len);
 	process(s, c);
 }
@@ -231,6 +259,8 @@ static __always_inline u32 outcome_at_close(struct conn *c, struct sock *sk, int
 
 	if (error && new_state == TCP_CLOSE)
 		return OUTCOME_RESET;
+	if (PEEK(struct sock_common, (u64)sk, skc_flags) & 1 << SOCK_DONE) /* the peer's FIN is in, whatever state it met */
+		c->peer_closed = 1;
 	if (c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun &&
 	    (c->direction == DIRECTION_SERVER || c->peer_closed))
 		return OUTCOME_COMPLETE;

@@ -19,6 +19,7 @@
 #define WINDOW_FIRST 512  /* read at first: most heads are shorter */
 #define WINDOW_READ 2048  /* read at once, at most */
 #define CARRY_MAX 2048    /* unfinished line that is kept */
+#define TAIL 16           /* of a longer line */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
 #define NOWHERE (~0ULL)
@@ -104,12 +105,19 @@ struct long_text {
 	u8 text[TEXT_LONG];
 };
 
+enum skip { /* inside a line too long to keep: to be ignored until its end */
+	SKIP_NONE,
+	SKIP_FIELD,
+	SKIP_TARGET, /* the first line: only its length matters, and the version at its end */
+};
+
 struct head { /* what a head says, as far as it has been read */
 	u64 content_length;
 	u8 trace_id[16];
 	u8 parent_id[8];
 	u32 peer;
 	u32 target_full;
+	u32 seq; /* TCP sequence number of its first byte */
 	u16 status;
 	u16 text_len;
 	u16 target_len;
@@ -133,7 +141,7 @@ struct head { /* what a head says, as far as it has been read */
 	u8 is_response;
 	u8 bad;  /* not HTTP */
 	u8 done; /* the empty line was read */
-	u8 skip; /* inside a line too long to keep: ignore until its end */
+	u8 skip; /* enum skip */
 	u8 cut;
 	u8 pad[2];
 };
@@ -218,7 +226,6 @@ struct scratch {
 	u32 mode;
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
-	u32 head_seq; /* TCP sequence number of the head's first byte */
 	struct route route;
 	struct gather gather;
 	struct held held;

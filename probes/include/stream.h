@@ -192,6 +192,7 @@ static __always_inline bool resume_head(struct scratch *s, struct conn *c, struc
 	if (!p) {
 		__builtin_memset(&s->head, 0, sizeof(s->head));
 		s->head.is_response = s->op.response;
+		s->head.seq = s->op.seq + s->off;
 		return !h->carried;
 	}
 	__builtin_memcpy(&s->head, &p->head, sizeof(s->head));
@@ -202,17 +203,23 @@ static __always_inline bool resume_head(struct scratch *s, struct conn *c, struc
 	return true;
 }
 
-/* win[line .. have) is the beginning of a line: to the front, and cut if it is longer than what is kept. */
+/* win[line .. have) is the beginning of a line: to the front, but only its end if it is longer than what is kept. */
 static __always_inline void keep_rest(struct scratch *s)
 {
 	u32 from = s->line, n = s->have - from;
 
 	if (n >= CARRY_MAX) {
-		if (!s->head.skip && !s->head.started)
-			s->head.bad = s->head.is_response || request_line(s, from, s->have, 1);
-		s->head.started = 1;
-		s->head.skip = 1;
-		n = 0;
+		if (s->head.skip == SKIP_TARGET) {
+			s->head.target_full += n - TAIL;
+		} else if (!s->head.started) {
+			s->head.bad = s->head.is_response || request_line(s, from, s->have - TAIL, 1);
+			s->head.started = 1;
+			s->head.skip = SKIP_TARGET;
+		} else {
+			s->head.skip = SKIP_FIELD;
+		}
+		from = s->have - TAIL;
+		n = TAIL;
 	}
 	n &= CARRY_MAX - 1;
 	if (n && from <= WIN_MAX - CARRY_MAX)
@@ -241,10 +248,8 @@ static __always_inline long start_head(struct scratch *s, struct conn *c, struct
 {
 	s->off = h->next - s->op.pos;
 	s->want = WINDOW_FIRST;
-	if (!h->begin_ns) {
+	if (!h->begin_ns)
 		h->begin_ns = s->op.now;
-		s->head_seq = s->op.seq + s->off;
-	}
 	if (!resume_head(s, c, h))
 		return lose_track(s, c, LOSS_UNREADABLE);
 	s->mode = MODE_FILL;
@@ -327,6 +332,16 @@ static __always_inline bool trailer_byte(struct half *h, u8 b)
 	return false;
 }
 
+/* The length of a chunked request is known at its end; others may have begun behind it before it is answered. */
+static __always_inline void keep_request_bytes(struct conn *c, const struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .number = c->begun - 1 };
+	struct held *r = c->slot_of == c->begun ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+
+	if (r)
+		r->e.x.request_bytes = h->body;
+}
+
 /* Up to LOOK bytes of chunked framing. Returns 0, or -1: unreadable. */
 __noinline int step_chunk(struct scratch *s, struct conn *c)
 {
@@ -352,6 +367,8 @@ __noinline int step_chunk(struct scratch *s, struct conn *c)
 	if (!over)
 		return 0;
 	if (h->phase == PHASE_TRAILER) {
+		if (!s->op.response)
+			keep_request_bytes(c, h);
 		end_message(s, c, h);
 		return 0;
 	}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every system call that moves bytes over a socket, as a function of (socket, pieces) or (socket, sizes).
 
-In: a connected socket. Out: all pieces sent, or all bytes of `sizes` read. The rule: each function uses the call that it
-is named after, for every byte, and nothing else.
+In: a connected socket. Out: all pieces sent, or all bytes of `sizes` read. The rule: each function uses the call it is
+named after, for every byte, and nothing else.
 """
 
 from __future__ import annotations

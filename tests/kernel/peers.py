@@ -111,6 +111,7 @@ class Actor:
         Returns the number of writes that took only a part.
         """
         writer, reader = self.sockets[source], self.sockets[target]
+        writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # or all of it might fit
         out = memoryview(head.encode("latin-1") + b"x" * total)
         sent = received = partial = 0
         while received < len(out):

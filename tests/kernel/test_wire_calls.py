@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.bpf.abi import Flag, Loss, Outcome
-from kernel.harness import Row, Wire, answer, chunks, head, response_head
+from kernel.harness import Row, Wire
+from kernel.http1 import answer, chunks, head, response_head
 from kernel.test_wire_splits import bytewise, messages
 
 pytestmark = pytest.mark.kernel
@@ -53,7 +54,9 @@ def test_a_thousand_segments(wire: Wire, how: str) -> None:
     read = {"writev": "readv", "sendmsg": "recvmsg"}[how]
     talk = wire.talk()
     talk.client(*parts(stream, *range(1, 1023)), how=how, read=read, sizes=sizes(stream, *range(1, 1023)))
-    talk.server(*bytewise(back)[:1000], b"".join(bytewise(back)[1000:]), how=how, read=read, sizes=sizes(back, *range(1, 900)))
+    talk.server(
+        *bytewise(back)[:1000], b"".join(bytewise(back)[1000:]), how=how, read=read, sizes=sizes(back, *range(1, 900))
+    )
     wire.run(talk.close())
     wire.check(rows)
 
@@ -120,7 +123,9 @@ def test_large_bodies_in_partial_writes(wire: Wire, way: str) -> None:
         talk.server(answer(200, b"ok"))
         row = Row("POST", "/up", 200, size, 2)
     else:
-        talk.client(head("GET", "/down")).op("pump", "s", "c", size, response_head(200, f"Content-Length: {size}").decode(), 1 << 21)
+        talk.client(head("GET", "/down")).op(
+            "pump", "s", "c", size, response_head(200, f"Content-Length: {size}").decode(), 1 << 21
+        )
         row = Row("GET", "/down", 200, 0, size)
     wire.run(talk.client(head()).server(answer()).close())
     assert any(isinstance(result, int) and result > 0 for result in wire.results[0]), "no write was partial"
@@ -139,7 +144,9 @@ def test_io_uring(wire: Wire, how: str) -> None:
     if wire.program.modes["send"] != "tracepoint":
         wire.check([ROW] * 4)
         return
-    whole = {"sends": 0, "receives": 1, "both": 1}[how]  # of the server's; each response that it sent unseen has no status
+    whole = {"sends": 0, "receives": 1, "both": 1}[
+        how
+    ]  # of the server's; each response that it sent unseen has no status
     unread = Row("POST", "/some/path", 0, 10, outcome=Outcome.UNREADABLE)
     server = [ROW] if whole else [unread] * 4
     client = [unread] * 4 if how == "receives" else [ROW]

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from instrumenter.bpf.abi import Direction, Flag, Verdict
-from kernel.harness import Row, Seen, Talk, Wire, answer, head
+from instrumenter.bpf.abi import Direction, Flag
+from kernel.harness import Row, Seen, Talk, Wire
+from kernel.http1 import answer, head
 
 pytestmark = pytest.mark.kernel
 
@@ -82,26 +83,31 @@ def test_a_server_that_calls_another_while_it_answers(wire: Wire) -> None:
 
 def test_connections_side_by_side(wire: Wire) -> None:
     """Steps of ten conversations, in turns."""
-    talks = [wire.talk(name=str(i)).client(head(target=f"/{i}"), how="write").server(answer(200 + i, b"x" * i)) for i in range(10)]
+    talks = [
+        wire.talk(name=str(i)).client(head(target=f"/{i}"), how="write").server(answer(210 + i, b"x" * i))
+        for i in range(10)
+    ]
     mixed = Talk(wire.ports["ipv4"], "ipv4", name="first").client(GET).server(OK).close()
     for talk in talks:
         talk.close()
     mixed.ops += [op for ops in zip(*(talk.ops for talk in talks), strict=True) for op in ops]
     wire.run(mixed)
-    wire.check([ROW, *(Row("GET", f"/{i}", 200 + i, 0, i) for i in range(10) if i != 4), Row("GET", "/4", 204)]) if False else None
     found = wire.collect()
-    assert sorted(str(f.row) for f in found) == sorted(
-        [str(ROW)] * 2 + [str(Row("GET", f"/{i}", 200 + i, 0, 0 if i == 4 else i)) for i in range(10)] * 2
-    )
+    rows = [ROW, *(Row("GET", f"/{i}", 210 + i, 0, i) for i in range(10))]
+    assert sorted(map(str, rows * 2)) == sorted(str(each.row) for each in found)
 
 
 def test_accepted_in_one_thread_and_worked_in_another(wire: Wire) -> None:
     talk = wire.talk().op(*send("c", GET + GET))
     talk.op("thread", [receive("s", GET)]).op("thread", [send("s", OK[:10])])
-    talk.op("thread", [["receive", "s", "recv", [7]]]).op("thread", [["receive", "s", "recv", [len(GET) - 7]], send("s", OK[10:])])
+    talk.op("thread", [["receive", "s", "recv", [7]]]).op(
+        "thread", [["receive", "s", "recv", [len(GET) - 7]], send("s", OK[10:])]
+    )
     wire.run(talk.op(*send("s", OK)).op("receive", "c", "recv", [2 * len(OK)]).close())
     found = servers(wire.check([ROW, ROW]))
-    readers = [result[0] for result in wire.results[0] if isinstance(result, list) and len(result) > 1 and result[1:] != []]
+    readers = [
+        result[0] for result in wire.results[0] if isinstance(result, list) and len(result) > 1 and result[1:] != []
+    ]
     assert found[0].tid == readers[1 if readers[0] == HERE else 0]
     assert found[0].tgid == found[1].tgid == wire.peer.pid
     assert found[0].tid != found[1].tid
@@ -123,7 +129,7 @@ def test_forked_after_accept(wire: Wire) -> None:
     server, client = sorted(wire.check([ROW]), key=lambda s: s.direction)
     child = wire.results[0][2]
     assert (server.tgid, client.tgid) == (child, wire.peer.pid)
-    assert server.key_svc() == client.key_svc() if hasattr(server, "key_svc") else True
+    assert server.x["key"]["svc"] == client.x["key"]["svc"]
 
 
 def test_pre_forked_workers(wire: Wire) -> None:
@@ -175,12 +181,15 @@ def test_watched_while_the_connection_is_open(wire: Wire, used: str) -> None:
 
 
 def test_no_longer_watched_while_the_connection_is_open(wire: Wire) -> None:
+    """Nothing more of its calls, and no loss. With fentry and kprobes a server's connection that it reads from keeps
+    the verdict that it was opened under: what comes up then is of a service that is not selected."""
     wire.run(wire.talk().client(GET).server(OK))
     wire.ignore()
     after = wire.talk()
     after.ops.clear()
-    wire.run(after.client(head(target="/unseen")).server(OK).close())
-    wire.check([ROW])
+    wire.run(after.client(head(target="/later")).server(OK).close())
+    later = [] if wire.program.modes["recv"] == "tracepoint" else [Row("GET", "/later", 200, 0, 2)]
+    wire.check([ROW, *later], [ROW])
 
 
 def test_a_port_used_again_at_once(wire: Wire) -> None:
@@ -200,4 +209,3 @@ def test_a_process_watched_from_its_first_call(wire: Wire) -> None:
     talk.ops = [["fork", "child"], ["on", "child", wire.talk().client(GET).server(OK).close().ops], ["join", "child"]]
     wire.run(talk)
     assert {each.tgid for each in wire.check([ROW])} == {wire.results[0][0]}
-    assert Verdict.WATCH

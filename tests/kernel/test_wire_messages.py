@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from instrumenter.bpf.abi import Flag, Outcome, Protocol
-from kernel.harness import Row, Talk, Wire, answer, chunks, head, response_head
+from kernel.harness import Row, Talk, Wire
+from kernel.http1 import answer, chunks, head, response_head
 
 pytestmark = pytest.mark.kernel
 
@@ -55,7 +56,18 @@ def play(wire: Wire, said: list[Said]) -> Talk:
     return talk
 
 
-METHODS = ["GET", "get", "HEA", "PROPFIND", "M-SEARCH", "FOO!", "CONNECTS", "BASELINE-CONTROL", "!#$%&'*+-.^_`|~09Az", "X" * 32]
+METHODS = [
+    "GET",
+    "get",
+    "HEA",
+    "PROPFIND",
+    "M-SEARCH",
+    "FOO!",
+    "CONNECTS",
+    "BASELINE-CONTROL",
+    "!#$%&'*+-.^_`|~09Az",
+    "X" * 32,
+]
 REQUESTS = {
     **{f"method {m}": simple(head(m), Row(m, "/", 200, 0, 2)) for m in METHODS},
     "options *": simple(head("OPTIONS", "*"), Row("OPTIONS", "*", 200, 0, 2)),
@@ -97,15 +109,20 @@ REQUESTS = {
         Row("POST", "/", 200, 5, 2),
     ),
     "cookies before all else": simple(
-        b"\r\n".join([b"POST /c HTTP/1.1", *[x.encode() for x in COOKIES], b"Host: h", b"Content-Length: 5", b"", b"12345"]),
+        b"\r\n".join(
+            [b"POST /c HTTP/1.1", *[x.encode() for x in COOKIES], b"Host: h", b"Content-Length: 5", b"", b"12345"]
+        ),
         Row("POST", "/c", 200, 5, 2),
     ),
     "one cookie of 16 KiB": simple(
-        b"\r\n".join([b"POST /c HTTP/1.1", b"Cookie: " + b"c" * 16384, b"Host: h", b"Content-Length: 5", b"", b"12345"]),
+        b"\r\n".join(
+            [b"POST /c HTTP/1.1", b"Cookie: " + b"c" * 16384, b"Host: h", b"Content-Length: 5", b"", b"12345"]
+        ),
         Row("POST", "/c", 200, 5, 2),
     ),
     "chunked": simple(
-        head("POST", "/", CHUNKED) + chunks(b"abc", b"x" * 300, b"d"), Row("POST", "/", 200, 304, 2, flags=Flag.CHUNKED_REQUEST)
+        head("POST", "/", CHUNKED) + chunks(b"abc", b"x" * 300, b"d"),
+        Row("POST", "/", 200, 304, 2, flags=Flag.CHUNKED_REQUEST),
     ),
     "chunked and length": simple(
         head("POST", "/", "Content-Length: 99", CHUNKED) + chunks(b"abc"),
@@ -115,7 +132,9 @@ REQUESTS = {
         head("POST", "/", "transfer-encoding: gzip, Chunked") + chunks(b"abc"),
         Row("POST", "/", 200, 3, 2, flags=Flag.CHUNKED_REQUEST),
     ),
-    "chunked, empty": simple(head("POST", "/", CHUNKED) + chunks(), Row("POST", "/", 200, 0, 2, flags=Flag.CHUNKED_REQUEST)),
+    "chunked, empty": simple(
+        head("POST", "/", CHUNKED) + chunks(), Row("POST", "/", 200, 0, 2, flags=Flag.CHUNKED_REQUEST)
+    ),
     "a body like a request": simple(
         head("POST", "/", "Content-Length: 29") + head("GET", "/no"), Row("POST", "/", 200, len(head("GET", "/no")), 2)
     ),
@@ -127,7 +146,9 @@ REQUESTS = {
     "bare LF, nothing else": simple(b"GET / HTTP/1.1\n\n", Row("GET", "/", 200, 0, 2, host="")),
     "leading CRLF": simple(b"\r\n" + head("GET", "/"), Row("GET", "/", 200, 0, 2)),
     "leading CRLFs": simple(b"\r\n\r\n" + head("GET", "/"), Row("GET", "/", 200, 0, 2)),
-    "upgrade declined": simple(head("GET", "/", "Upgrade: websocket", "Connection: upgrade"), Row("GET", "/", 200, 0, 2)),
+    "upgrade declined": simple(
+        head("GET", "/", "Upgrade: websocket", "Connection: upgrade"), Row("GET", "/", 200, 0, 2)
+    ),
     "CRLF behind a body": (
         [c(head("POST", "/", "Content-Length: 1") + b"x"), s(OK), c(b"\r\n" + head()), s(OK)],
         [Row("POST", "/", 200, 1, 2), Row("GET", "/", 200, 0, 2)],
@@ -147,7 +168,8 @@ RESPONSES = {
     "205": answered(response_head(205, "Content-Length: 0"), Row("GET", "/", 205)),
     "103 first": answered(response_head(103, "Link: x") * 2 + answer(200, b"ok"), Row("GET", "/", 200, 0, 2)),
     "chunked": answered(
-        response_head(200, CHUNKED) + chunks(b"a", b"b" * 1000), Row("GET", "/", 200, 0, 1001, flags=Flag.CHUNKED_RESPONSE)
+        response_head(200, CHUNKED) + chunks(b"a", b"b" * 1000),
+        Row("GET", "/", 200, 0, 1001, flags=Flag.CHUNKED_RESPONSE),
     ),
     "tiny chunks": answered(
         response_head(200, CHUNKED) + chunks(*[b"z"] * 2000), Row("GET", "/", 200, 0, 2000, flags=Flag.CHUNKED_RESPONSE)
@@ -165,7 +187,10 @@ RESPONSES = {
         Row("GET", "/", 200, 0, 3, flags=Flag.CHUNKED_RESPONSE),
     ),
     "sizes in any form": answered(
-        response_head(200, CHUNKED) + b"00000A\r\n0123456789\r\na \r\n0123456789\r\n1F\r\n" + b"x" * 31 + b"\r\n000\r\n\r\n",
+        response_head(200, CHUNKED)
+        + b"00000A\r\n0123456789\r\na \r\n0123456789\r\n1F\r\n"
+        + b"x" * 31
+        + b"\r\n000\r\n\r\n",
         Row("GET", "/", 200, 0, 51, flags=Flag.CHUNKED_RESPONSE),
     ),
     "chunks, bare LF": answered(
@@ -226,7 +251,17 @@ CONVERSATIONS = {
         [Row("POST", "/", 413, 3, 2), Row("GET", "/", 200, 0, 2)],
     ),
     "head, body and trailers apart": (
-        [c(head("POST", "/", CHUNKED)), c(b"3\r"), c(b"\nab"), c(b"c"), c(b"\r"), c(b"\n0\r\nT"), c(b": x\r\n"), c(b"\r\n"), s(OK)],
+        [
+            c(head("POST", "/", CHUNKED)),
+            c(b"3\r"),
+            c(b"\nab"),
+            c(b"c"),
+            c(b"\r"),
+            c(b"\n0\r\nT"),
+            c(b": x\r\n"),
+            c(b"\r\n"),
+            s(OK),
+        ],
         [Row("POST", "/", 200, 3, 2, flags=Flag.CHUNKED_REQUEST)],
     ),
 }
@@ -260,7 +295,9 @@ def test_conversations(wire: Wire, said: list[Said], rows: list[Row]) -> None:
 
 
 @pytest.mark.parametrize(("said", "size", "version"), list(UNTIL_CLOSE.values()), ids=list(UNTIL_CLOSE))
-def test_a_response_that_lasts_until_the_connection_closes(wire: Wire, said: list[Said], size: int, version: str) -> None:
+def test_a_response_that_lasts_until_the_connection_closes(
+    wire: Wire, said: list[Said], size: int, version: str
+) -> None:
     wire.run(play(wire, said).close("server"))
     wire.check([Row("GET", "/", 200, 0, size, Outcome.COMPLETE, version=Protocol[f"HTTP_{version.replace('.', '_')}"])])
 

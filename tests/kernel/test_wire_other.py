@@ -8,29 +8,59 @@ import hashlib
 import pytest
 
 from instrumenter.bpf.abi import Loss
-from kernel.harness import Row, Wire, answer, head
+from kernel.harness import Row, Wire
+from kernel.http1 import answer, head
 
 pytestmark = pytest.mark.kernel
 
 OK = answer(200, b"ok")
 NOISE = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(128))
-HELLO = bytes.fromhex("16030100c4010000c00303") + NOISE[:32] + b"\x20" + NOISE[32:64] + b"\x00\x3e\x13\x02" + NOISE[64:140]
+HELLO = (
+    bytes.fromhex("16030100c4010000c00303") + NOISE[:32] + b"\x20" + NOISE[32:64] + b"\x00\x3e\x13\x02" + NOISE[64:140]
+)
 # What the client says and what the server answers, in turns.
 OTHERS = {
     "redis": [b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"$5\r\nhello\r\n", b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"] * 5,
     "redis, inline": [b"PING\r\n", b"+PONG\r\n", b"GET k\r\n", b"$-1\r\n"] * 5,
     "memcached": [b"get /key\r\n", b"END\r\n", b"set /k 0 0 2\r\nok\r\n", b"STORED\r\n"] * 5,
-    "tls": [HELLO, b"\x16\x03\x03" + NOISE[:200], b"\x17\x03\x03" + NOISE[200:300], b"\x17\x03\x03" + NOISE[300:400]] * 3,
-    "http/2": [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), bytes(9), b"\x00\x00\x05\x01\x05\x00\x00\x00\x01/path", bytes(20)],
+    "tls": [HELLO, b"\x16\x03\x03" + NOISE[:200], b"\x17\x03\x03" + NOISE[200:300], b"\x17\x03\x03" + NOISE[300:400]]
+    * 3,
+    "http/2": [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+        bytes(9),
+        b"\x00\x00\x05\x01\x05\x00\x00\x00\x01/path",
+        bytes(20),
+    ],
     "http/2 as a version": [b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", b"HTTP/1.1 505 x\r\nContent-Length: 0\r\n\r\n"],
     "http/0.9": [b"GET /\r\n", b"<html></html>"],
     "http/1.2": [b"GET / HTTP/1.2\r\n\r\n", b"HTTP/1.2 200 OK\r\n\r\n"],
-    "sip": [b"OPTIONS sip:nm@nm SIP/2.0\r\nVia: SIP/2.0/TCP nm\r\nContent-Length: 0\r\n\r\n", b"SIP/2.0 200 OK\r\n\r\n"] * 3,
+    "sip": [b"OPTIONS sip:nm@nm SIP/2.0\r\nVia: SIP/2.0/TCP nm\r\nContent-Length: 0\r\n\r\n", b"SIP/2.0 200 OK\r\n\r\n"]
+    * 3,
     "rtsp": [b"DESCRIBE rtsp://a/b RTSP/1.0\r\nCSeq: 2\r\n\r\n", b"RTSP/1.0 200 OK\r\nCSeq: 2\r\n\r\n"] * 3,
     "ssh": [b"SSH-2.0-OpenSSH_9.6\r\n", b"SSH-2.0-OpenSSH_9.6\r\n", NOISE[:100], NOISE[100:200]],
-    "smtp": [b"EHLO a.b\r\n", b"250-x\r\n", b"MAIL FROM:<a@b>\r\n", b"250 OK\r\n", b"DATA\r\n", b"354 x\r\n", b"GET / HTTP\r\n.\r\n", b"250\r\n"],
-    "postgres": [b"\x00\x00\x00\x27\x00\x03\x00\x00user\x00u\x00\x00", b"R\x00\x00\x00\x08\x00\x00\x00\x00", b"Q\x00\x00\x00\x0dSELECT 1\x00", b"T\x00"] * 2,
-    "mysql": [b"\x03\x00\x00\x00\x03/*", b"\x07\x00\x00\x01\x00", b"\x12\x00\x00\x00\x03SELECT /* HTTP/1.1 */", b"\x01"],
+    "smtp": [
+        b"EHLO a.b\r\n",
+        b"250-x\r\n",
+        b"MAIL FROM:<a@b>\r\n",
+        b"250 OK\r\n",
+        b"DATA\r\n",
+        b"354 x\r\n",
+        b"GET / HTTP\r\n.\r\n",
+        b"250\r\n",
+    ],
+    "postgres": [
+        b"\x00\x00\x00\x27\x00\x03\x00\x00user\x00u\x00\x00",
+        b"R\x00\x00\x00\x08\x00\x00\x00\x00",
+        b"Q\x00\x00\x00\x0dSELECT 1\x00",
+        b"T\x00",
+    ]
+    * 2,
+    "mysql": [
+        b"\x03\x00\x00\x00\x03/*",
+        b"\x07\x00\x00\x01\x00",
+        b"\x12\x00\x00\x00\x03SELECT /* HTTP/1.1 */",
+        b"\x01",
+    ],
     "noise": [NOISE[i : i + 256] for i in range(0, 4096, 256)],
     "zeros": [bytes(5000)] * 4,
     "blanks and lines": [b"\r\n\r\n\n\n", b"\n", b"   \r\n", b"\r\n", b"\r\n" * 500, b"x"],

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from instrumenter.bpf.abi import Flag
-from kernel.harness import Row, Talk, Wire, answer, chunks, head, response_head
+from kernel.harness import Row, Talk, Wire
+from kernel.http1 import answer, chunks, head, response_head
 
 pytestmark = pytest.mark.kernel
 
@@ -113,7 +114,9 @@ def messages(n: int) -> tuple[list[bytes], list[bytes], list[Row]]:
             rows.append(Row("POST", target, 304, i, 0))
         else:
             requests.append(head("PUT", target, "Transfer-Encoding: chunked") + chunks(b"c" * i, b"d"))
-            responses.append(response_head(100) + response_head(200 + i, "Transfer-Encoding: chunked") + chunks(b"e" * i))
+            responses.append(
+                response_head(100) + response_head(200 + i, "Transfer-Encoding: chunked") + chunks(b"e" * i)
+            )
             rows.append(Row("PUT", target, 200 + i, i + 1, i, flags=Flag.CHUNKED_REQUEST | Flag.CHUNKED_RESPONSE))
     return requests, responses, rows
 
@@ -141,11 +144,14 @@ def test_pipelined_and_cut_anywhere(wire: Wire, cut: int) -> None:
 
 
 def test_pipelined_and_split_at_every_byte(wire: Wire) -> None:
-    requests, responses = [head(target="/1"), head("HEAD", "/2"), head(target="/3")], [
-        answer(201, b"a"),
-        response_head(202, "Content-Length: 9"),
-        answer(203),
-    ]
+    requests, responses = (
+        [head(target="/1"), head("HEAD", "/2"), head(target="/3")],
+        [
+            answer(201, b"a"),
+            response_head(202, "Content-Length: 9"),
+            answer(203),
+        ],
+    )
     stream, rows = b"".join(requests), [Row("GET", "/1", 201, 0, 1), Row("HEAD", "/2", 202), Row("GET", "/3", 203)]
     talk = wire.talk()
     for a, b in halves(stream):

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.harness import Row, Wire, answer, head, response_head
+from kernel.harness import Row, Wire
+from kernel.http1 import answer, head, response_head
 
 pytestmark = pytest.mark.kernel
 
@@ -61,7 +62,9 @@ def test_an_invalid_traceparent_is_as_none(wire: Wire, value: str) -> None:
 def test_tracestate_before_traceparent_and_without(wire: Wire) -> None:
     talk = wire.talk().client(head("GET", "/", "Tracestate: x=y", f"traceparent: {VALID}")).server(OK)
     wire.run(talk.client(head("GET", "/", "tracestate: x=y")).server(OK).close())
-    wire.check([Row("GET", "/", 200, 0, 2, trace=f"{TRACE_ID}-{PARENT}-01", tracestate="x=y"), Row("GET", "/", 200, 0, 2)])
+    wire.check(
+        [Row("GET", "/", 200, 0, 2, trace=f"{TRACE_ID}-{PARENT}-01", tracestate="x=y"), Row("GET", "/", 200, 0, 2)]
+    )
 
 
 def test_the_callers_sampled_flag_decides(wire: Wire) -> None:

@@ -8,6 +8,7 @@ emulation is ten times slower, and what differs there is how the agent is attach
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from collector import Collector
 from running import Agent
+
 from truth.launch import SERVICES, Running
 from truth.ledger import Ledger
 
@@ -41,9 +43,20 @@ class Watch:
         url = self.collector.http_url
         self.agent = Agent(["--otlp", url, "--otlp-protocol", "http/protobuf", "--metrics-interval", "1h", *flags])
 
+    @property
+    def account(self) -> tuple[int, int, int, int]:
+        """The closing line of an agent that has ended: exported, sampled out, lost, seen."""
+        line = next(line for line in self.agent.stderr if "exchanges: " in line)
+        found = re.search(r"otlp: (\d+) exported, (\d+) sampled out, (\d+) lost(?: \(.*?\))? of (\d+)", line)
+        assert found, line
+        exported, sampled_out, lost, seen = map(int, found.groups())
+        return exported, sampled_out, lost, seen
+
     def ledger(self) -> Ledger:
         code = self.agent.stop()
-        assert code == 0, self.agent.said()
+        print(self.agent.said())
+        assert code == 0
+        assert not [line for line in self.agent.stderr if "Traceback" in line]
         return Ledger(self.collector)
 
     def close(self) -> None:

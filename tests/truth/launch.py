@@ -100,9 +100,7 @@ def _go(port: int, _: Path) -> list[str]:
 
 SERVICES: Final = (
     Service("nginx", "nginx", _nginx, {}, sleeps=False),
-    Service(
-        "http.server", "http.server", _http_server, {("GET", "/boom"): 404, ("POST", "/echo"): 501}, sleeps=False
-    ),
+    Service("http.server", "http.server", _http_server, {("GET", "/boom"): 404, ("POST", "/echo"): 501}, sleeps=False),
     Service("gunicorn+flask", "flaskshop", _gunicorn, {}),
     Service("uvicorn+fastapi", "fastshop", _uvicorn, {}),
     Service("node", "nodeshop", _node, {}),

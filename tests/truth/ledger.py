@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from collector import Collector, attributes
+
 from truth.senders import Sent
 
 Count = Counter[tuple[str, str, int]]  # by method, route, status (0: none)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from truth import senders
 from truth.conftest import IN_VM, Watch
 from truth.launch import SERVICES, Running, Service, free_port
@@ -22,9 +23,12 @@ from truth.senders import Sender
 pytestmark = [pytest.mark.kernel, pytest.mark.vm_truth]
 
 CHOSEN = SERVICES[:2] if IN_VM else SERVICES
-CLIENTS = ("curl",) if IN_VM else ("requests session", "requests oneshot", "aiohttp", "curl", "curl --http1.0")
+ALL_CLIENTS = ("requests session", "requests oneshot", "aiohttp", "aiohttp one by one", "curl", "curl --http1.0")
+CLIENTS = ("curl",) if IN_VM else ALL_CLIENTS
 TOLERANCE_NS, TOLERANCE = 1_000_000, 0.05
-CLOSE = 0.9  # of the requests: between a client's look at its clock and its send, anything may run on this machine
+# How many of a client's own times must be that close: between its look at its clock and its call into the kernel it
+# does work of its own, and anything else may run on this machine. Many at once: each waits for the others' Python.
+CLOSE = {"curl": 0.9, "requests": 0.6, "aiohttp one": 0.6, "aiohttp": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ def send(folder: Path, services: Sequence[Running]) -> dict[str, Sender]:
         clients["requests session"] = senders.requests_session(folder, senders.every_route(services))
         clients["requests oneshot"] = senders.requests_oneshot(folder, senders.every_route(services))
         clients["aiohttp"] = senders.aiohttp_client(folder, senders.every_route(services))
+        clients["aiohttp one by one"] = senders.aiohttp_client(folder, senders.every_route(services), 1)
         clients["curl --http1.0"] = senders.curl(folder, senders.every_route(services), "--http1.0")
     return clients
 
@@ -126,29 +131,29 @@ def test_client_spans_and_metrics_are_the_requests(outcome: Outcome, everything:
 @pytest.mark.parametrize("label", CLIENTS)
 def test_durations_are_the_clients_own(outcome: Outcome, everything: bool, label: str) -> None:
     client = outcome.clients[label]
-    pid, kind = (client.pid, CLIENT) if everything else (0, SERVER)
-    spans = {s.number: s for s in outcome.ledger.spans if s.span.kind == kind and pid in (0, s.resource["process.pid"])}
+    ours, kind = ([client], CLIENT) if everything else (outcome.services.values(), SERVER)
+    spans = {s.number: s for one in ours for s in outcome.ledger.of(one.pid, kind)}
     close = 0
+    wanted = next(share for prefix, share in CLOSE.items() if label.startswith(prefix))
     for sent in client.sent:
         span = spans[sent.ask.number]
         allowed = max(TOLERANCE_NS, TOLERANCE * sent.took_ns)
-        assert span.took <= sent.took_ns + allowed, sent
+        assert span.took <= sent.took_ns + allowed, f"a span of {span.took} ns for {sent}"
         close += span.took >= sent.took_ns - allowed
         if sent.start_ns:
             assert span.start >= sent.start_ns - TOLERANCE_NS, sent
         if sent.ask.path == "/slow" and sent.ask.service.service.sleeps:
-            assert span.took >= 30_000_000, sent
-    assert close >= CLOSE * len(client.sent), f"{close} of {len(client.sent)} within 1 ms or 5 %"
+            assert span.took >= 30_000_000 - TOLERANCE_NS, sent  # a timer of Node may be early
+    assert not everything or close >= wanted * len(client.sent), f"{close} of {len(client.sent)} within 1 ms or 5 %"
 
 
 def test_server_is_within_its_client(outcome: Outcome, everything: bool) -> None:
-    if not everything:
-        assert not [s for s in outcome.ledger.spans if s.span.kind == CLIENT]
-        return
-    servers = {s.number: s for s in outcome.ledger.spans if s.span.kind == SERVER}
+    servers = {s.number: s for r in outcome.services.values() for s in outcome.ledger.of(r.pid, SERVER)}
+    clients = [s for c in outcome.clients.values() for s in outcome.ledger.of(c.pid, CLIENT)]
+    assert len(clients) == (len(servers) if everything else 0)
     outside = []
-    for span in (s for s in outcome.ledger.spans if s.span.kind == CLIENT and s.number in servers):
+    for span in clients:
         server = servers[span.number]
         if not (span.start <= server.start and server.end <= span.end + max(TOLERANCE_NS, TOLERANCE * span.took)):
-            outside.append((span.attributes, server.start - span.start, server.end - span.end))
+            outside.append((span.attributes["url.full"], server.start - span.start, server.end - span.end))
     assert outside == []

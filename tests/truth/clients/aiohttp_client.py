@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that asks with aiohttp, many at once. Usage: aiohttp_client.py PLAN CONCURRENCY; else as requests_client.py.
+"""A program that asks with aiohttp, many at once. Usage: aiohttp_client.py PLAN CONCURRENCY.
+
+PLAN and what is printed are as requests_client.py has them.
 
 Its own time of a request is from sending the head (`on_request_headers_sent` fires just before the write) to the end
 of the body, so that neither waiting for a place in the pool nor connecting is part of it.

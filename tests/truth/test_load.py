@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under wrk: counts against nginx's own (stub_status) and wrk's, with room in the ring and without."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from truth import senders
+from truth.conftest import Watch
+from truth.launch import Running
+from truth.ledger import CLIENT, SERVER
+
+pytestmark = pytest.mark.kernel
+
+CONNECTIONS = 16
+OK = ("GET", "/hello", 200)
+
+
+def counted_by(nginx: Running) -> int:
+    """Requests that nginx took so far, this one included."""
+    with urllib.request.urlopen(nginx.url("/count"), timeout=20) as answer:
+        return int(answer.read().split()[9])
+
+
+def test_wrk_is_counted_to_the_last_request(watch: Callable[..., Watch], nginx: Running) -> None:
+    """wrk hangs up on what is under way when its time is over: those have no status, or one that it never read."""
+    watching = watch("--exe", "*/nginx", "--exe", "*/wrk")
+    before = counted_by(nginx)
+    pid, completed = senders.wrk(nginx, "/hello", 2, CONNECTIONS)
+    taken = counted_by(nginx) - before - 1
+    ledger = watching.ledger()
+    server, client = ledger.counted(nginx.pid, SERVER), ledger.counted(pid, CLIENT)
+    assert sum(n for (_, route, _), n in server.items() if route == "/hello") == taken
+    assert client[OK] == completed
+    assert taken - completed <= CONNECTIONS
+    assert 0 <= sum(client.values()) - completed <= CONNECTIONS
+    exported, sampled_out, lost, seen = watching.account
+    assert exported + lost == seen
+    assert sampled_out == 0
+    assert exported == len(ledger.spans)
+    assert seen >= sum(server.values()) + sum(client.values())
+
+
+def test_full_ring_loses_spans_and_counts_each(watch: Callable[..., Watch], nginx: Running) -> None:
+    watching = watch("--port", str(nginx.port), "--set", "ebpf.ring_bytes=4096")
+    before = counted_by(nginx)
+    senders.wrk(nginx, "/hello", 2, CONNECTIONS)
+    taken = counted_by(nginx) - before + 1
+    ledger = watching.ledger()
+    exported, sampled_out, lost, seen = watching.account
+    assert sum(ledger.counted(nginx.pid, SERVER).values()) == seen == taken
+    assert lost > 0
+    assert sampled_out == 0
+    assert exported + lost == seen
+    assert exported == len(ledger.spans)
+    assert ledger.own("stingless.exchanges.seen", "nginx") == taken
+    assert ledger.own("stingless.exchanges.lost", "nginx") == lost
