@@ -102,7 +102,10 @@ class Exemplar:
 
 @dataclass(frozen=True, slots=True)
 class ExponentialBuckets:
-    """OTLP base-2 exponential buckets: counts[i] holds values in (base^(offset+i), base^(offset+i+1)], base = 2^(2^-scale)."""
+    """OTLP base-2 exponential buckets: counts[i] holds values in (base^(offset+i), base^(offset+i+1)].
+
+    base = 2^(2^-scale).
+    """
 
     scale: int
     offset: int

@@ -38,6 +38,14 @@ def test_vanished_process_is_named_after_its_event(tmp_path: Path) -> None:
     assert bench.counters.value("discovery.vanished") == 1
 
 
+def test_process_that_is_just_ending_is_named_after_its_event(tmp_path: Path) -> None:
+    add_process(tmp_path, 50, [])  # without exe and command line, and no zombie yet
+    bench = Bench(tmp_path, Selection(exe=("*/curl",)))
+    bench.handle(event(EXEC, 50, SVC, filename="/usr/bin/curl"))
+    assert bench.registry.name(SVC) == "curl"
+    assert bench.counters.value("discovery.vanished") == 1
+
+
 def test_exec_and_exit_in_one_batch_do_not_bring_the_process_back(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.handle(event(EXEC, 50, SVC, filename="/usr/bin/curl"), event(EXIT, 50, SVC))

@@ -184,10 +184,11 @@ class Registry:
 
     def _facts(self, event: Event, current: bool) -> Facts:
         facts = self._procfs.facts(event.tgid) if current else None
-        if facts is not None:
+        path = event.filename.decode("utf-8", "replace")
+        # While a process ends it is still there, but its memory, and with that its name, is not.
+        if facts is not None and (facts.exe or facts.cmdline or not path):
             return facts
         self._counters.add("discovery.vanished")
-        path = event.filename.decode("utf-8", "replace")
         comm = event.comm.decode("utf-8", "replace")
         start = event.time_ns * _TICKS // 1_000_000_000
         exe = path if path.startswith("/") else ""

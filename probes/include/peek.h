@@ -14,7 +14,10 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 
 #define CAST(type, addr) ((type *)bpf_rdonly_cast((const void *)(addr), bpf_core_type_id_kernel(type)))
 #define PEEK(type, addr, field)                                                                                        \
-	(settings.direct_loads ? CAST(type, addr)->field : BPF_CORE_READ((type *)(addr), field))
+	({                                                                                                             \
+		u64 peek_at = (u64)(addr); /* here, or a read of a struct of ours would be relocated with it */        \
+		settings.direct_loads ? CAST(type, peek_at)->field : BPF_CORE_READ((type *)peek_at, field);            \
+	})
 
 /* The pointer at an address: loaded as the one member of a struct that is just a pointer. */
 static __always_inline u64 peek_pointer(u64 addr)

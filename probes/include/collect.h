@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* Heads that come in pieces: read a stretch of memory, take its lines, keep the rest for the next call. */
+#ifndef STINGLESS_COLLECT_H
+#define STINGLESS_COLLECT_H
+
+#include "buffer.h"
+#include "message.h"
+
+static __always_inline bool resume_head(struct scratch *s, struct conn *c, struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .half = s->op.response };
+	struct partial *p = h->carried ? bpf_map_lookup_elem(&carry, &key) : NULL;
+
+	s->have = s->line = s->scan = 0;
+	if (!p) {
+		__builtin_memset(&s->head, 0, sizeof(s->head));
+		s->head.is_response = s->op.response;
+		s->head.seq = s->op.seq + s->off;
+		return !h->carried;
+	}
+	__builtin_memcpy(&s->head, &p->head, sizeof(s->head));
+	s->have = p->have & (CARRY_MAX - 1);
+	s->scan = s->have;
+	bpf_probe_read_kernel(s->win, CARRY_MAX, p->bytes);
+	bpf_probe_read_kernel(s->text, TEXT_LONG, p->text);
+	return true;
+}
+
+/* win[line .. have) is the beginning of a line: to the front, but only its end if it is longer than what is kept. */
+static __always_inline void keep_rest(struct scratch *s)
+{
+	u32 from = s->line, n = s->have - from;
+
+	if (n >= CARRY_MAX) {
+		if (s->head.skip == SKIP_TARGET) {
+			s->head.target_full += n - TAIL;
+		} else if (!s->head.started) {
+			s->head.bad = s->head.is_response || request_line(s, from, s->have - TAIL, 1);
+			s->head.started = 1;
+			s->head.skip = SKIP_TARGET;
+		} else {
+			s->head.skip = SKIP_FIELD;
+		}
+		from = s->have - TAIL;
+		n = TAIL;
+	}
+	n &= CARRY_MAX - 1;
+	if (n && from <= WIN_MAX - CARRY_MAX)
+		bpf_probe_read_kernel(s->win, n, s->win + from);
+	s->have = s->scan = n;
+	s->line = 0;
+}
+
+static __always_inline int save_head(struct scratch *s, struct conn *c, struct half *h)
+{
+	struct message_key key = { .sk = c->sk, .half = s->op.response };
+	struct scratch *own = get_scratch(s->slot); /* the same, as the map's memory: older verifiers insert no other */
+
+	if (!own)
+		return -1;
+	__builtin_memcpy(&s->partial.head, &s->head, sizeof(s->head));
+	s->partial.have = s->have;
+	bpf_probe_read_kernel(s->partial.bytes, CARRY_MAX, s->win);
+	bpf_probe_read_kernel(s->partial.text, TEXT_LONG, s->text);
+	h->carried = 1;
+	return bpf_map_update_elem(&carry, &key, &own->partial, BPF_ANY);
+}
+
+/* The rest of the call may hold a head, or a part of one. */
+static __always_inline long start_head(struct scratch *s, struct conn *c, struct half *h)
+{
+	s->off = h->next - s->op.pos;
+	s->want = WINDOW_FIRST;
+	if (!h->begin_ns)
+		h->begin_ns = s->op.now;
+	if (!resume_head(s, c, h))
+		return lose_track(s, c, LOSS_UNREADABLE);
+	s->mode = MODE_FILL;
+	return 0;
+}
+
+/* What was read is not a head, or can't be read. */
+static __always_inline long refuse_head(struct scratch *s, struct conn *c, u32 reason)
+{
+	if (c->begun == 0 && !s->op.response) { /* it only looked like HTTP */
+		reason = reason == LOSS_MALFORMED ? 0 : reason;
+		c->misses += 4;
+	}
+	return lose_track(s, c, reason);
+}
+
+/* The next stretch of a head: read behind what is there. */
+static __always_inline long fill(struct scratch *s, struct conn *c, struct half *h)
+{
+	u64 left = s->op.len - s->off;
+	u32 n = left < s->want ? left : s->want, had = s->have;
+
+	if (!left) { /* the head goes on in another call */
+		h->next = s->op.pos + s->off;
+		return save_head(s, c, h) ? lose_track(s, c, LOSS_CONNECTIONS_FULL) : 1;
+	}
+	if (n > WINDOW_READ || had > CARRY_MAX || read_bytes(s, s->off, had, n))
+		return refuse_head(s, c, LOSS_UNREADABLE);
+	s->before = had;
+	s->have = had + n;
+	s->mode = MODE_LINES;
+	return 0;
+}
+
+/* All lines in the window are taken. */
+static __always_inline long end_lines(struct scratch *s, struct conn *c, struct half *h)
+{
+	if (!s->head.done && !s->head.bad) {
+		s->off += s->have - s->before;
+		s->want = WINDOW_READ;
+		keep_rest(s);
+	}
+	if (s->head.bad)
+		return refuse_head(s, c, LOSS_MALFORMED);
+	if (!s->head.done) {
+		s->mode = MODE_FILL;
+		return 0;
+	}
+	s->mode = MODE_NEXT;
+	h->next = s->op.pos + s->off + s->line - s->before;
+	if (h->carried)
+		drop_carry(c, s->op.response);
+	if (s->op.response)
+		on_response(s, c, h);
+	else
+		on_request(s, c, h);
+	return 0;
+}
+
+#endif

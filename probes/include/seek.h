@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* Sockets, and the search for a request on one of which nothing is known. */
+#ifndef STINGLESS_SEEK_H
+#define STINGLESS_SEEK_H
+
+#include "stream.h"
+
+#define GIVE_UP 8 /* changes of direction that did not look like HTTP */
+
+static __always_inline struct conn *get_conn(u64 sk)
+{
+	return bpf_map_lookup_elem(&conns, &sk);
+}
+
+static __always_inline bool is_tcp(u64 sk)
+{
+	u16 family = PEEK(struct sock_common, sk, skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && PEEK(struct sock, sk, sk_protocol) == IPPROTO_TCP;
+}
+
+/* No call can move it any further, and no tracepoint will tell of its end: nothing is to be remembered of it. */
+static __always_inline bool is_closed(u64 sk)
+{
+	return PEEK(struct sock_common, sk, skc_state) == TCP_CLOSE;
+}
+
+static __always_inline u32 sent_seq(u64 sk)
+{
+	return PEEK(struct tcp_sock, sk, write_seq);
+}
+
+/* Behind the last byte read. A read that meets the peer's FIN counts it too: one number more, not a byte. */
+static __always_inline u32 received_seq(u64 sk)
+{
+	u32 seq = PEEK(struct tcp_sock, sk, copied_seq);
+	u8 state = PEEK(struct sock_common, sk, skc_state);
+
+	if (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
+		return seq;
+	if (!(PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE)) /* closed by a reset */
+		return seq;
+	return seq == PEEK(struct tcp_sock, sk, rcv_nxt) ? seq - 1 : seq;
+}
+
+/* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
+static __always_inline bool like_request(struct scratch *s, u32 n)
+{
+	u32 i;
+	u8 c = 0;
+
+	for (i = 0; i < 16; i++) {
+		c = s->win[i];
+		if (i >= n || !is_tchar(c))
+			break;
+	}
+	if (i == 0)
+		return n >= 2 && s->win[0] == '\r' && s->win[1] == '\n';
+	if (i >= n || i == 16)
+		return true;
+	if (c != ' ')
+		return false;
+	if (i + 1 >= n)
+		return true;
+	c = s->win[(i + 1) & 31];
+	return c == '/' || c == '*' || (c | 0x20) == 'h' ||
+	       (i == 7 && (word_at(s->win) & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0));
+}
+
+static __always_inline bool like_response(struct scratch *s, u32 n)
+{
+	return n >= 8 && (word_at(s->win) & ~(0xffULL << 56)) == WORD('H', 'T', 'T', 'P', '/', '1', '.', 0);
+}
+
+static __always_inline struct conn *new_conn(struct scratch *s)
+{
+	struct conn *c, *zero;
+	u64 sk = s->op.sk;
+	u32 first = 0;
+
+	zero = bpf_map_lookup_elem(&empty_conn, &first);
+	if (!zero)
+		return NULL;
+	bpf_map_update_elem(&conns, &sk, zero, BPF_NOEXIST);
+	c = get_conn(sk);
+	if (c) {
+		c->sk = sk;
+		c->tgid = s->op.tgid;
+		c->svc = s->op.svc;
+	}
+	return c;
+}
+
+/*
+ * A connection of which nothing is known yet, or no longer. A request can only begin where the direction changes, so
+ * only there the bytes are looked at. Returns whether the call begins a request (or what may be one).
+ */
+__noinline int seek(struct scratch *s)
+{
+	struct conn *c;
+	u32 n;
+	bool request;
+
+	if (!s)
+		return 0;
+	c = get_conn(s->op.sk);
+	if (c && c->last_way == s->op.way + 1)
+		return 0;
+	n = s->op.len < 32 ? s->op.len : 32;
+	if (!n || read_bytes(s, 0, 0, n))
+		return 0;
+	request = like_request(s, n);
+	if (!c) {
+		if (!is_tcp(s->op.sk) || is_closed(s->op.sk))
+			return 0;
+		c = new_conn(s);
+		if (!c) {
+			if (request)
+				count_loss(s->op.svc, LOSS_CONNECTIONS_FULL);
+			return 0;
+		}
+	}
+	c->last_way = s->op.way + 1;
+	if (request) {
+		c->kind = KIND_HTTP;
+		c->direction = s->op.way == RECEIVED ? DIRECTION_SERVER : DIRECTION_CLIENT;
+		start_half(&c->half[HALF_REQUEST], s->op.seq);
+		start_half(&c->half[HALF_RESPONSE], s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk));
+		return 1;
+	}
+	if (like_response(s, n))
+		c->misses = 0;
+	else
+		c->misses += is_tchar(s->win[0]) ? 1 : 4;
+	if (c->misses >= GIVE_UP)
+		c->kind = KIND_OTHER;
+	return 0;
+}
+
+/*
+ * The other end speaks before the first bytes taken for a request made a head: they were none, only looked like the
+ * beginning of one (as the rest of a body does where the agent began to watch), or were given up.
+ */
+static __always_inline void doubt(struct scratch *s, struct conn *c)
+{
+	bool response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+
+	if (c->kind != KIND_HTTP || !response || !c->half[HALF_REQUEST].carried || c->begun != c->answered)
+		return;
+	drop_carries(c);
+	c->kind = KIND_SEEK;
+}
+
+static __always_inline int process(struct scratch *s, struct conn *c)
+{
+	if (c)
+		doubt(s, c);
+	if (!c || c->kind == KIND_SEEK) {
+		if (!seek(s))
+			return 0;
+		c = get_conn(s->op.sk);
+		if (!c)
+			return 0;
+	}
+	s->op.response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+	return advance(s, c);
+}
+
+#endif

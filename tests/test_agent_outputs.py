@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole agent with every set of exporters: the account closes, a receiver may come and go, a terminal is optional."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+
+import pytest
+from collector import Collector
+from running import Agent, until
+from test_agent import Handler, free_port, get
+
+pytestmark = pytest.mark.kernel
+N = 40
+
+
+@pytest.fixture
+def service() -> Iterator[int]:
+    """Port of an HTTP service in this very process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(port: int, times: int = N) -> None:
+    for i in range(times):
+        get(port, f"/items/{i}" if i % 4 else "/missing")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--console",), f"console: {N} exported, 0 sampled out, 0 lost of {N}"),
+        (("--console", "--sampler", "always_off"), f"console: 0 exported, {N} sampled out, 0 lost of {N}"),
+        (("--console", "--no-metrics"), f"console: {N} exported, 0 sampled out, 0 lost of {N}"),
+        (("--console", "--no-traces"), f"{N} counted, none exported (no exporter of spans), 0 lost of {N}"),
+        (("--prometheus", "127.0.0.1:0"), f"{N} counted, none exported (no exporter of spans), 0 lost of {N}"),
+        ((), f"{N} counted, none exported (no exporter of spans), 0 lost of {N}"),
+    ],
+    ids=["console", "sampled out", "traces only", "metrics only", "prometheus only", "live only"],
+)
+def test_the_account_closes(
+    stingless: Callable[..., Agent], service: int, flags: tuple[str, ...], expected: str
+) -> None:
+    agent = stingless("--port", str(service), *flags)
+    ask(service)
+    assert agent.stop() == 0
+    said = "\n".join(agent.stderr)
+    assert expected in said
+    assert "does not close" not in said
+
+
+def test_the_account_closes_at_two_exporters(
+    stingless: Callable[..., Agent], service: int, collector: Collector
+) -> None:
+    agent = stingless("--port", str(service), "--console", "--otlp", collector.grpc_url)
+    ask(service)
+    assert agent.stop() == 0
+    assert collector.span_count == N
+    line = f"{N} exported, 0 sampled out, 0 lost of {N}"
+    assert f"console: {line}; otlp: {line}" in "\n".join(agent.stderr)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_receiver_that_restarts_loses_nothing(stingless: Callable[..., Agent], service: int, protocol: str) -> None:
+    ports = {"grpc": free_port(), "http/protobuf": free_port()}
+    url = f"http://127.0.0.1:{ports[protocol]}"
+    # Nobody is there at the start either; both times that is one line.
+    agent = stingless("--port", str(service), "--otlp", url, "--otlp-protocol", protocol, "--no-metrics")
+    got = 0
+    for _ in range(2):
+        ask(service)
+        with Collector(ports["grpc"], ports["http/protobuf"]) as collector:
+            ask(service)
+            assert collector.wait_spans(2 * N, 30.0)
+            got += collector.span_count
+    assert agent.stop() == 0
+    assert got == 4 * N
+    said = "\n".join(agent.stderr)
+    assert f"otlp: {4 * N} exported, 0 sampled out, 0 lost of {4 * N}" in said
+    assert "Traceback" not in said
+    assert sum("cannot deliver" in line for line in agent.stderr) <= 2
+
+
+def test_without_terminal_and_exporter_a_plain_table_and_ctrl_c(stingless: Callable[..., Agent], service: int) -> None:
+    agent = stingless("--port", str(service), "--service-name", "shop")
+    ask(service)
+    until(lambda: any("GET /items/*" in line and "shop" in line for line in agent.stdout), "the table")
+    assert agent.stop(signal.SIGINT) == 0
+    assert not any("\x1b" in line for line in agent.stdout)
+    assert "Traceback" not in "\n".join(agent.stderr)
+    assert "attach=" in agent.stdout[-1]
