@@ -62,6 +62,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._open: dict[str, int] = {}
         self._closed = False
+        counters.add("spans.exported", 0, exporter=exporter)  # the account names it even if it is given nothing
 
     def take_in(self, spans: Tally) -> None:
         """These spans are now the exporter's. After `abandon` they are dropped at once."""
