@@ -71,19 +71,25 @@ class ConsoleExporter:
     """model.SpanExporter and model.MetricExporter on a file descriptor (default: standard output)."""
 
     def __init__(
-        self, counters: Counters, fd: int = 1, batch: BatchOptions | None = None, name: str = "console"
+        self,
+        counters: Counters,
+        fd: int = 1,
+        batch: BatchOptions | None = None,
+        name: str = "console",
+        traces: bool = True,
     ) -> None:
+        """traces: whether it will be given spans."""
         self._counters = counters
         self._name = name
         self._lines = LineWriter(fd)
-        self._spans = SpanWorker(name, counters, batch or _BATCH, self._write_spans)
+        self._spans = SpanWorker(name, counters, batch or _BATCH, self._write_spans) if traces else None
         self._lock = threading.Lock()
         self._snapshot: Sequence[Metric] = ()
         self._metrics: SnapshotWorker | None = None
 
     def export_spans(self, spans: Spans) -> None:
         """Queue the batch; what does not fit is counted as spans.dropped.queue_full. Never waits."""
-        if len(spans):
+        if len(spans) and self._spans:
             self._spans.offer(spans)
 
     def export_metrics(self, metrics: Sequence[Metric]) -> None:
@@ -97,7 +103,8 @@ class ConsoleExporter:
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for about timeout_s at most; the rest is counted."""
-        self._spans.close(timeout_s)
+        if self._spans:
+            self._spans.close(timeout_s)
         if self._metrics:
             self._metrics.close(timeout_s)
             self._count("metrics.export_failed", self._take())
@@ -105,9 +112,10 @@ class ConsoleExporter:
     @property
     def busy(self) -> bool:
         """Whether a thread still runs: after `close`, only while it waits for a reader that does not read."""
-        return self._spans.alive or bool(self._metrics and self._metrics.alive)
+        return any(worker.alive for worker in (self._spans, self._metrics) if worker is not None)
 
     def _write_spans(self, batch: list[Spans]) -> None:
+        assert self._spans is not None
         written = self._lines.write("".join(map(span_lines, batch)))
         name = "spans.exported" if written else "spans.dropped.export_failed"
         self._spans.ledger.settle(name, merge_tallies(map(tally, batch)))

@@ -72,6 +72,7 @@ class OtlpSpanExporter:
         self._sender: Sender | None = None
         self._broken = False
         self._span_bytes = 300.0  # of one encoded span; each batch corrects it
+        counters.add("spans.exported", 0, exporter=name)  # so that the account knows of it before it has sent any
         self._worker = SpanWorker(name, counters, self._batch, self._handle, self._disconnect)
 
     def export_spans(self, spans: Spans) -> None:

@@ -250,7 +250,7 @@ class Outputs:
         if "console" in traces + metrics:
             from exporters.console import ConsoleExporter
 
-            console = ConsoleExporter(counters)
+            console = ConsoleExporter(counters, traces="console" in traces)
             out.spans += [console] if "console" in traces else []
             out.metrics += [console] if "console" in metrics else []
         wanted = settings.exporters.live

@@ -19,7 +19,7 @@ static __always_inline bool is_tcp(u64 sk)
 	return (family == AF_INET || family == AF_INET6) && PEEK(struct sock, sk, sk_protocol) == IPPROTO_TCP;
 }
 
-/* No call can move it any further, and no tracepoint will tell of its end: nothing is to be remembered of it. */
+/* Nothing can be written any more. What came before may still be read, until the socket goes. */
 static __always_inline bool is_closed(u64 sk)
 {
 	return PEEK(struct sock_common, sk, skc_state) == TCP_CLOSE;
@@ -111,7 +111,7 @@ __noinline int seek(struct scratch *s)
 		return 0;
 	request = like_request(s, n);
 	if (!c) {
-		if (!is_tcp(s->op.sk) || is_closed(s->op.sk))
+		if (!is_tcp(s->op.sk))
 			return 0;
 		c = new_conn(s);
 		if (!c) {
