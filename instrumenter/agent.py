@@ -50,6 +50,7 @@ CHECK_S: Final = 1.0  # between two looks at the kernel's losses
 POLL_S: Final = 0.25  # longest wait for records: how late a timer may be
 LIVE_S: Final = 1.0  # between two pictures of the live view
 REPLAY_AHEAD: Final = 8_192  # spans that a replay may have queued: far below what any queue sheds at
+BUSY_S: Final = 0.2  # for a CPU that was interrupted while it wrote a record
 CLOSE_S: Final = 10.0  # for exporters to send what they hold; systemd waits 90 s, Kubernetes 30 s
 
 
@@ -183,10 +184,7 @@ class Live:
         program = self._program
         if program is not None:
             program.detach()
-            while records := self._ring.drain():
-                if self._recording is not None:
-                    self._recorder.write(records)
-                self._take(records)
+            self._drain()
             self._meter.export(final=True)
             self._meter.check_losses()
             self.source.close()
@@ -194,6 +192,19 @@ class Live:
         self._outputs.close(CLOSE_S)
         if program is not None:
             account.report(self._counters, self.red.totals(), self.registry.name)
+
+    def _drain(self) -> None:
+        """Takes all that is in the rings; a record that a CPU is still writing is waited for."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            if records := self._ring.drain():
+                if self._recording is not None:
+                    self._recorder.write(records)
+                self._take(records)
+            elif not any(self._ring.fill().values()) or time.monotonic() > deadline:
+                return
+            else:
+                time.sleep(0.001)
 
     def _check(self) -> None:
         """Book the kernel's losses. Where events of processes were among them, ask the kernel for all it has."""
