@@ -59,15 +59,15 @@ def free_port() -> int:
 
 
 def bpf_programs() -> set[str]:
-    """Descriptors of BPF programs that any process holds, by their tag."""
-    tags = set()
+    """Descriptors of BPF programs that any process holds, by their ids: other agents may run."""
+    ids = set()
     for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
         try:
             text = info.read_text()
         except OSError:
             continue
-        tags |= {line.split()[1] for line in text.splitlines() if line.startswith("prog_tag:")}
-    return tags
+        ids |= {line.split()[1] for line in text.splitlines() if line.startswith("prog_id:")}
+    return ids
 
 
 def test_requests_come_out_and_sigterm_ends_cleanly(stingless: Callable[..., Agent], port: int) -> None:
@@ -104,7 +104,7 @@ def test_nothing_stays_in_the_kernel(stingless: Callable[..., Agent], port: int,
         line.split()[1]
         for info in Path(f"/proc/{agent.pid}/fdinfo").iterdir()
         for line in info.read_text().splitlines()
-        if line.startswith("prog_tag:")
+        if line.startswith("prog_id:")
     }
     assert held
     assert agent.stop(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)

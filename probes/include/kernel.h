@@ -174,7 +174,7 @@ struct mmsghdr {
 	unsigned int pad;
 };
 
-#define ENOMEM 12
+#define EEXIST 17
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6

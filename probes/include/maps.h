@@ -76,8 +76,8 @@ struct {
 	__type(value, struct red);
 } red SEC(".maps");
 
-/* As `red`, for all CPUs in common: keys for which the kernel had no per-CPU memory at hand, as happens when many come
- * at once. */
+/* As `red`, for all CPUs in common: keys that the kernel would not take there. It may have no per-CPU memory at hand
+ * when many come at once (ENOMEM), or be in the middle of that map on this CPU (EBUSY). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);

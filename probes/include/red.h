@@ -67,6 +67,7 @@ static __always_inline struct red *red_of(struct exchange *x)
 	struct red_key key = x->key; /* on the stack: older verifiers take no other memory as a key */
 	struct red *empty, *r = find_red(&key);
 	u32 zero = 0;
+	long error;
 
 	if (r)
 		return r;
@@ -82,7 +83,8 @@ static __always_inline struct red *red_of(struct exchange *x)
 		if (r)
 			return r;
 	}
-	if (bpf_map_update_elem(&red, &key, empty, BPF_NOEXIST) == -ENOMEM)
+	error = bpf_map_update_elem(&red, &key, empty, BPF_NOEXIST);
+	if (error && error != -EEXIST)
 		bpf_map_update_elem(&red_shared, &key, empty, BPF_NOEXIST);
 	return find_red(&key);
 }

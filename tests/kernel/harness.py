@@ -209,7 +209,8 @@ class Wire:
         ours = keys["svc"] == self.svc
         taken = self.program.delete_red(keys[ours])
         counted, out = int(taken["count"].sum()), int(taken["sampled_out"].sum())
-        assert counted == exchanges + out, f"{counted} counted, {exchanges} came up, {out} sampled out"
+        said = f"{counted} counted, {exchanges} came up, {out} sampled out, lost: {self.losses()}"
+        assert counted == exchanges + out, said
 
     def losses(self) -> dict[Loss, int]:
         """New since `begin`, of this test's service or of none; not of events, which are not looked at here."""

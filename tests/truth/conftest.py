@@ -55,6 +55,8 @@ class Watch:
     def ledger(self) -> Ledger:
         code = self.agent.stop()
         print(self.agent.said())
+        by_reason = self.collector.metric_totals("stingless.exchanges.lost", "stingless.service", "reason")
+        print("exchanges.lost:", by_reason)
         assert code == 0
         assert not [line for line in self.agent.stderr if "Traceback" in line]
         return Ledger(self.collector)

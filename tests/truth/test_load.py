@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 
 import pytest
+from running import until
 
 from truth import senders
 from truth.conftest import Watch
@@ -19,18 +20,26 @@ CONNECTIONS = 16
 OK = ("GET", "/hello", 200)
 
 
-def counted_by(nginx: Running) -> int:
-    """Requests that nginx took so far, this one included."""
-    with urllib.request.urlopen(nginx.url("/count"), timeout=20) as answer:
-        return int(answer.read().split()[9])
+def taken_by(nginx: Running) -> tuple[int, int]:
+    """Requests that nginx took of others, and of this function, once nobody else is connected any more."""
+    asked, total = 0, 0
+
+    def alone() -> bool:
+        nonlocal asked, total
+        with urllib.request.urlopen(nginx.url("/count"), timeout=20) as answer:
+            words = answer.read().split()  # Active connections: N server accepts handled requests A H REQUESTS ...
+        asked, total = asked + 1, int(words[9])
+        return int(words[2]) == 1
+
+    until(alone, "nginx has closed all connections")
+    return total - asked, asked
 
 
 def test_wrk_is_counted_to_the_last_request(watch: Callable[..., Watch], nginx: Running) -> None:
     """wrk hangs up on what is under way when its time is over: those have no status, or one that it never read."""
     watching = watch("--exe", "*/nginx", "--exe", "*/wrk")
-    before = counted_by(nginx)
     pid, completed = senders.wrk(nginx, "/hello", 2, CONNECTIONS)
-    taken = counted_by(nginx) - before - 1
+    taken, _ = taken_by(nginx)
     ledger = watching.ledger()
     server, client = ledger.counted(nginx.pid, SERVER), ledger.counted(pid, CLIENT)
     assert sum(n for (_, route, _), n in server.items() if route == "/hello") == taken
@@ -46,9 +55,8 @@ def test_wrk_is_counted_to_the_last_request(watch: Callable[..., Watch], nginx: 
 
 def test_full_ring_loses_spans_and_counts_each(watch: Callable[..., Watch], nginx: Running) -> None:
     watching = watch("--port", str(nginx.port), "--set", "ebpf.ring_bytes=4096")
-    before = counted_by(nginx)
     senders.wrk(nginx, "/hello", 2, CONNECTIONS)
-    taken = counted_by(nginx) - before + 1
+    taken = sum(taken_by(nginx))
     ledger = watching.ledger()
     exported, sampled_out, lost, seen = watching.account
     assert sum(ledger.counted(nginx.pid, SERVER).values()) == seen == taken
