@@ -35,13 +35,19 @@ static __always_inline bool trailer_byte(struct half *h, u8 b)
 }
 
 /* The length of a chunked request is known at its end; others may have begun behind it before it is answered. */
-static __always_inline void keep_request_bytes(struct conn *c, const struct half *h)
+__noinline int keep_request_bytes(struct conn *c)
 {
-	struct message_key key = { .sk = c->sk, .number = c->begun - 1 };
-	struct held *r = c->slot_of == c->begun ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+	struct message_key key = {};
+	struct held *r;
 
+	if (!c)
+		return 0;
+	key.sk = c->sk;
+	key.number = c->begun - 1;
+	r = c->slot_of == c->begun ? &c->slot : bpf_map_lookup_elem(&pending, &key);
 	if (r)
-		r->e.x.request_bytes = h->body;
+		r->e.x.request_bytes = c->half[HALF_REQUEST].body;
+	return 0;
 }
 
 /* Up to LOOK bytes of chunked framing. Returns 0, or -1: unreadable. */
@@ -70,7 +76,7 @@ __noinline int step_chunk(struct scratch *s, struct conn *c)
 		return 0;
 	if (h->phase == PHASE_TRAILER) {
 		if (!s->op.response)
-			keep_request_bytes(c, h);
+			keep_request_bytes(c);
 		end_message(s, c, h);
 		return 0;
 	}
