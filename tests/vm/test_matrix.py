@@ -51,8 +51,7 @@ def run_guest(series: str, attach: str) -> Finished:
     return boot(find(series), command, results, Machine(), TIMEOUT_S)
 
 
-# Left out: the tracepoint stubs on 6.1, which that kernel refuses at load today (fentry and kprobe are taken there).
-PLACES = [(series, attach) for series in KERNELS for attach in ATTACH if (series, attach) != ("6.1", "tracepoint")]
+PLACES = [(series, attach) for series in KERNELS for attach in ATTACH]
 
 
 @pytest.mark.vm
