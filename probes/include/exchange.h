@@ -139,9 +139,8 @@ static __always_inline bool is_worth_keeping(const struct exchange *x)
 	return settings.slow_ns && x->end_ns - x->start_ns >= settings.slow_ns;
 }
 
-static __always_inline void count_and_emit(struct held *h, u64 sk, u32 number)
+static __always_inline void count_and_emit(struct held *h, const struct message_key *key)
 {
-	struct message_key key = { .sk = sk, .number = number };
 	struct exchange *x = &h->e.x;
 	struct red *r = red_of(x);
 	struct long_text *text;
@@ -160,7 +159,7 @@ static __always_inline void count_and_emit(struct held *h, u64 sk, u32 number)
 			x->trace_flags = 1;
 	}
 	if (x->flags & (FLAG_SAMPLED | FLAG_FIRST) || !r || (settings.spans && is_worth_keeping(x))) {
-		text = h->has_long_text ? bpf_map_lookup_elem(&long_texts, &key) : NULL;
+		text = h->has_long_text ? bpf_map_lookup_elem(&long_texts, key) : NULL;
 		up = text ? emit_long(h, text, x->key.svc) : emit_short(h, x->key.svc);
 		if (r && up)
 			r->learned = 1;
@@ -168,7 +167,7 @@ static __always_inline void count_and_emit(struct held *h, u64 sk, u32 number)
 		__sync_fetch_and_add(&r->sampled_out, 1);
 	}
 	if (h->has_long_text)
-		bpf_map_delete_elem(&long_texts, &key);
+		bpf_map_delete_elem(&long_texts, key);
 }
 
 /* Bytes of the current message's body that have passed; `whole` once it has ended or if it has none. */
@@ -226,7 +225,7 @@ __noinline int finish_exchange(struct conn *c, u32 outcome, u64 end_ns)
 			x->flags |= FLAG_CHUNKED_RESPONSE;
 		if (c->upgrade)
 			x->flags |= FLAG_UPGRADE;
-		count_and_emit(h, key.sk, key.number);
+		count_and_emit(h, &key);
 	}
 	if (c->slot_of == key.number + 1)
 		c->slot_of = 0;

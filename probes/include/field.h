@@ -103,7 +103,7 @@ static __always_inline bool ends_chunked(struct scratch *s, u32 at, u32 n)
 }
 
 /* What a field line is about, by its first bytes in lower case; 0: nothing of interest. */
-enum field { FIELD_NONE, FIELD_HOST, FIELD_LENGTH, FIELD_CODING, FIELD_UPGRADE, FIELD_AGENT, FIELD_PARENT, FIELD_STATE };
+enum field { FIELD_NONE, FIELD_HOST, FIELD_LENGTH, FIELD_CODING, FIELD_AGENT, FIELD_PARENT, FIELD_STATE };
 
 static __always_inline u32 field_of(u64 name)
 {
@@ -118,8 +118,6 @@ static __always_inline u32 field_of(u64 name)
 		return FIELD_PARENT;
 	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
 		return FIELD_STATE;
-	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
-		return FIELD_UPGRADE;
 	}
 	return (name & 0xffffffffffULL) == WORD('h', 'o', 's', 't', ':', 0, 0, 0) ? FIELD_HOST : FIELD_NONE;
 }
@@ -130,8 +128,6 @@ static __always_inline u32 name_length(u32 field, u64 more, u64 third)
 	switch (field) {
 	case FIELD_HOST:
 		return 5;
-	case FIELD_UPGRADE:
-		return 8;
 	case FIELD_LENGTH:
 		return (more & 0xffffffffffffffULL) == WORD('l', 'e', 'n', 'g', 't', 'h', ':', 0) ? 15 : 0;
 	case FIELD_CODING:
@@ -187,8 +183,6 @@ __noinline int header_line(struct scratch *s, u32 at, u32 end)
 		read_length(s, value, n);
 	else if (field == FIELD_CODING)
 		s->head.chunked = ends_chunked(s, value, n);
-	else if (field == FIELD_UPGRADE)
-		s->head.upgrade = 1;
 	else if (!s->head.is_response)
 		request_field(s, field, value, n);
 	return 0;

@@ -17,6 +17,13 @@ static __always_inline int end_target(struct scratch *s, u32 at, u32 end)
 	return 0;
 }
 
+static __always_inline int first_line(struct scratch *s, u32 at, u32 end)
+{
+	if (s->head.is_response)
+		return end < at + STATUS_LEN ? -1 : status_line(s, at);
+	return request_line(s, at, end, 0);
+}
+
 /* The line win[s->line .. end), which ends with LF. Returns whether the head is over or bad. */
 __noinline int take_line(struct scratch *s, u32 end)
 {
@@ -39,7 +46,7 @@ __noinline int take_line(struct scratch *s, u32 end)
 			header_line(s, at, end);
 	} else if (end > at) { /* an empty line before the first one is ignored: RFC 9112, 2.2 */
 		s->head.started = 1;
-		s->head.bad = (s->head.is_response ? status_line(s, at, end) : request_line(s, at, end, 0)) != 0;
+		s->head.bad = first_line(s, at, end) != 0;
 	}
 	return s->head.done || s->head.bad;
 }
@@ -63,14 +70,72 @@ __noinline u32 line_feed(struct scratch *s, u32 at)
 	return 64;
 }
 
-/* A field line that says nothing of interest, in a head of which the first line was read. */
-static __always_inline bool is_boring(struct scratch *s, u32 line, u32 end)
+/* What a line that matters begins with: see LINE_END. */
+static __always_inline u32 first_letters(const struct scratch *s)
 {
-	const u8 *p = win_at(s, line);
+	return s->head.is_response ? RESPONSE_LINES : REQUEST_LINES;
+}
 
-	if (!s->head.started || s->head.skip || end < line + 4)
+/* May the line that begins at win[at] say something of interest? It need not be whole. */
+static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have, u32 letters)
+{
+	const u8 *p = win_at(s, at);
+
+	if (!(letters >> (*p & 31) & 1))
 		return false;
-	return !(INTERESTING >> (*p & 31) & 1) || !field_of(word_at(p) | LOWER);
+	if (*p < 'A' || at + 24 > have)
+		return true;
+	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
+}
+
+/* Offset of the first LF among the 32 bytes at p, plus 1; 0: none. */
+static __always_inline u32 behind_lf(const u8 *p)
+{
+	u64 lf;
+	u32 k;
+
+#pragma clang loop unroll(full)
+	for (k = 0; k < 32; k += 8) {
+		lf = first_equal(word_at(p + k), '\n');
+		if (lf)
+			return k + first_byte(lf) + 1;
+	}
+	return 0;
+}
+
+/* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
+__noinline u32 skip_lines(struct scratch *s, u32 at)
+{
+	u32 have, line, letters, n;
+
+	if (!s)
+		return WIN_MAX;
+	have = s->have;
+	line = s->line;
+	letters = first_letters(s);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < SKIP_TURNS && at < have; i++) {
+		n = behind_lf(win_at(s, at));
+		if (!n) {
+			at += 32;
+			continue;
+		}
+		at += n;
+		if (at > have) /* what lies there is of an earlier call */
+			break;
+		line = at;
+		if (at == have || may_matter(s, at, have, letters))
+			break;
+	}
+	s->line = line;
+	return at < have ? at : have;
+}
+
+/* A status line is known by its first bytes; the rest of it is as a line of no interest. */
+static __always_inline void status_early(struct scratch *s)
+{
+	if (s->head.is_response && !s->head.started && s->have >= s->line + STATUS_LEN && !status_line(s, s->line))
+		s->head.started = 1;
 }
 
 /* A few lines. True: nothing more to find in win. */
@@ -78,10 +143,16 @@ static __always_inline bool scan_lines(struct scratch *s)
 {
 	u32 at = s->scan, have = s->have, end;
 
+	status_early(s);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < LINES_A_TURN; i++) {
 		if (at >= have || at >= WIN_MAX)
 			break;
+		if (s->head.started && !s->head.skip && !may_matter(s, s->line, have, first_letters(s))) {
+			at = skip_lines(s, at);
+			if (at >= have || at != s->line)
+				continue;
+		}
 		end = at + line_feed(s, at);
 		if (end >= have) {
 			at = have;
@@ -92,9 +163,7 @@ static __always_inline bool scan_lines(struct scratch *s)
 			continue;
 		}
 		at = end + 1;
-		if (is_boring(s, s->line, end)) {
-			s->line = at;
-		} else if (take_line(s, end)) {
+		if (take_line(s, end)) {
 			s->scan = at;
 			return true;
 		}

@@ -6,9 +6,13 @@
 #include "maps.h"
 #include "swar.h"
 
-#define LINES_A_TURN 8
-/* Bit c & 31 of the first letters of the fields in field_of(), in either case. */
-#define INTERESTING (1U << ('c' & 31) | 1U << ('h' & 31) | 1U << ('t' & 31) | 1U << ('u' & 31))
+#define LINES_A_TURN 16
+#define SKIP_TURNS 64 /* of 32 bytes, in one go over lines of no interest */
+#define STATUS_LEN 12 /* HTTP-version SP status-code */
+/* Bit c & 31 of what a line that matters begins with: the letters of the fields in field_of(), in either case; CR and LF. */
+#define LINE_END (1U << '\r' | 1U << '\n')
+#define RESPONSE_LINES (LINE_END | 1U << ('c' & 31) | 1U << ('t' & 31))
+#define REQUEST_LINES (RESPONSE_LINES | 1U << ('h' & 31) | 1U << ('u' & 31))
 #define WIN_MAX (WINDOW + CARRY_MAX) /* an index into win may be up to this */
 
 static __always_inline bool is_tchar(u8 c) /* RFC 9110, 5.6.2 */
@@ -110,13 +114,13 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 	return 0;
 }
 
-/* HTTP-version SP status-code ... Returns 0, or -1: not HTTP/1. */
-static __always_inline int status_line(struct scratch *s, u32 at, u32 end)
+/* HTTP-version SP status-code at win[at], STATUS_LEN bytes. Returns 0, or -1: not HTTP/1. */
+static __always_inline int status_line(struct scratch *s, u32 at)
 {
 	u64 w = word_at(win_at(s, at + 8));
 	u8 a = w >> 8, b = w >> 16, c = w >> 24;
 
-	if (end < at + 12 || !read_version(s, word_at(win_at(s, at))) || (u8)w != ' ')
+	if (!read_version(s, word_at(win_at(s, at))) || (u8)w != ' ')
 		return -1;
 	if (a < '1' || a > '9' || b < '0' || b > '9' || c < '0' || c > '9')
 		return -1;

@@ -100,20 +100,20 @@ static __always_inline long go_on_leaving(struct scratch *s, struct conn *c)
 	return 1;
 }
 
-static __always_inline void end_response(struct scratch *s, struct conn *c)
+static __always_inline void end_response(struct conn *c, u64 now)
 {
 	struct half *h = &c->half[HALF_RESPONSE];
 
 	c->response_bytes = h->phase == PHASE_BODY ? h->next - h->body_start : h->body;
 	h->phase = PHASE_HEAD;
 	h->body = h->begin_ns = 0;
-	finish_exchange(c, OUTCOME_COMPLETE, s->op.now);
+	finish_exchange(c, OUTCOME_COMPLETE, now);
 }
 
 static __always_inline void end_message(struct scratch *s, struct conn *c, struct half *h)
 {
 	if (s->op.response) {
-		end_response(s, c);
+		end_response(c, s->op.now);
 	} else {
 		h->phase = PHASE_HEAD;
 		h->begin_ns = 0;

@@ -28,6 +28,8 @@ __noinline u32 size_bucket(u64 v)
 	const volatile u64 *bounds = settings.size_bounds;
 	u32 i = 0, last;
 
+	if (!v) /* of a request, mostly */
+		return 0;
 	for (u32 step = 64; step; step /= 2) {
 		last = i + step - 1;
 		if (last < SIZE_BOUNDS && bounds[last] < v)

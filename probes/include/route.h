@@ -28,36 +28,46 @@ static __always_inline void end_segment(struct route *r)
 	r->not_digits = r->not_hex = r->digit = r->not_uuid = 0;
 }
 
+/* What the bytes `keep` of w, the next of their segment, tell of it. A long segment is asked about digits only. */
+static __always_inline void classify(struct route *r, u64 w, u64 keep)
+{
+	u64 digits = bytes_between(w, '0', '9'), hex, dashes;
+
+	r->digit |= !!(digits & keep);
+	if (r->not_hex & r->not_uuid) /* not digits either, then */
+		return;
+	hex = digits | bytes_between(w | LOWER, 'a', 'f');
+	dashes = bytes_equal(w, '-') & keep;
+	r->not_digits |= !!(~digits & keep & HIGH);
+	r->not_hex |= !!(~hex & keep & HIGH);
+	/* 8-4-4-4-12: dashes are bytes 8, 13, 18 and 23 */
+	r->not_uuid |= !!(~(hex | dashes) & keep & HIGH) ||
+		       dashes != (r->length == 8 ? 0x0000800000000080ULL : r->length == 16 ? 0x8000000000800000ULL : 0);
+}
+
 /* Up to eight bytes of one segment, and its end if it is among them. */
 static long route_word(u32 i, struct scratch **ctx)
 {
 	struct scratch *s = *ctx;
 	struct route *r = &s->route;
 	u32 at = r->at & (TEXT_LONG - 1), left = r->end - r->at, n = 8;
-	u64 w = word_at(s->text + at), keep, stop, digits, hex, dashes;
+	u64 w = word_at(s->text + at), keep, stop;
 	u8 c;
 
 	if (r->at >= r->end) {
 		end_segment(r);
 		return 1;
 	}
-	stop = bytes_equal(w, '/') | bytes_equal(w, '?') | bytes_equal(w, '#');
+	stop = first_equal(w, '/') | first_equal(w, '?') | first_equal(w, '#');
 	if (stop)
 		n = first_byte(stop);
 	if (n > left)
 		n = left;
 	keep = n >= 8 ? ~0ULL : (1ULL << (n * 8)) - 1;
-	digits = bytes_between(w, '0', '9');
-	hex = digits | bytes_between(w | LOWER, 'a', 'f');
-	dashes = bytes_equal(w, '-') & keep;
-	r->not_digits |= !!(~digits & keep & HIGH);
-	r->not_hex |= !!(~hex & keep & HIGH);
-	r->digit |= !!(digits & keep);
-	/* 8-4-4-4-12: dashes are bytes 8, 13, 18 and 23 */
-	r->not_uuid |= !!(~(hex | dashes) & keep & HIGH) ||
-		       dashes != (r->length == 8 ? 0x0000800000000080ULL : r->length == 16 ? 0x8000000000800000ULL : 0);
-	if (n)
+	if (n) {
+		classify(r, w, keep);
 		r->segment = mix(r->segment, w & keep);
+	}
 	r->length += n;
 	r->at += n;
 	if (n == 8)

@@ -62,6 +62,39 @@ static __always_inline bool returns_matter(struct conn *c)
 	return c && c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER;
 }
 
+/* Of body bytes nothing is to be read, only counted where they end. Returns whether all of the call's are that. */
+__noinline int pass_body(struct conn *c, u32 response, u32 seq, u64 len)
+{
+	struct half *h;
+	u64 end;
+
+	if (!c)
+		return 0;
+	h = &c->half[response & 1];
+	end = half_position(h, seq) + len;
+	if (end > h->next)
+		return 0;
+	if (end > h->pos) {
+		h->pos = end;
+		h->seq = seq + len;
+	}
+	if (end == h->next && response)
+		end_response(c, bpf_ktime_get_ns());
+	else if (end == h->next)
+		h->phase = PHASE_HEAD;
+	return 1;
+}
+
+static __always_inline bool is_body(struct conn *c, u8 way, u32 seq, u64 len)
+{
+	u32 response;
+
+	if (!c || c->kind != KIND_HTTP)
+		return false;
+	response = (c->direction == DIRECTION_SERVER) != (way == RECEIVED);
+	return c->half[response].phase == PHASE_BODY && pass_body(c, response, seq, len);
+}
+
 /* s->op.buf is set; `before` bytes of the same call went ahead. */
 static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 len, u32 before)
 {

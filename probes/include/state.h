@@ -133,7 +133,6 @@ struct head { /* what a head says, as far as it has been read */
 	u8 started; /* the first line was read */
 	u8 has_length;
 	u8 chunked;
-	u8 upgrade;
 	u8 has_trace;
 	u8 trace_flags;
 	u8 is_head;
@@ -143,7 +142,7 @@ struct head { /* what a head says, as far as it has been read */
 	u8 done; /* the empty line was read */
 	u8 skip; /* enum skip */
 	u8 cut;
-	u8 pad[2];
+	u8 pad[3];
 };
 
 struct partial {

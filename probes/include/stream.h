@@ -96,17 +96,19 @@ struct turning {
 	struct conn *c;
 };
 
+/* Is what ends at `end` used up? A body's end is to be seen, also where nothing follows. */
+static __always_inline bool is_used_up(const struct half *h, u64 end)
+{
+	return h->phase == PHASE_BODY ? end < h->next : end <= h->next;
+}
+
 /* What the half's next byte begins. */
 static __always_inline long next_thing(struct scratch *s, struct conn *c, struct half *h)
 {
 	u64 end = s->op.pos + s->op.len;
 
-	if (h->phase == PHASE_BODY) {
-		if (end < h->next)
-			return 1;
+	if (h->phase == PHASE_BODY)
 		end_message(s, c, h);
-		return 0;
-	}
 	if (end <= h->next)
 		return 1;
 	if (h->next < s->op.pos || s->op.buf.kind == BUF_NONE) /* what begins here has passed unseen */
@@ -116,21 +118,30 @@ static __always_inline long next_thing(struct scratch *s, struct conn *c, struct
 	return step_chunk(s, c) ? lose_track(s, c, LOSS_UNREADABLE) : 0;
 }
 
+/* One turn takes a head that lies before it in one stretch, and what follows it if that is no other head. */
 static long turn(u32 i, struct turning *t)
 {
 	struct scratch *s = t->s;
 	struct conn *c = t->c;
 	struct half *h = &c->half[s->op.response & 1];
+	long over;
 
-	switch (s->mode) {
-	case MODE_NEXT:
-		return next_thing(s, c, h);
-	case MODE_FILL:
-		return fill(s, c, h);
-	case MODE_LEAVING:
-		return go_on_leaving(s, c);
+	if (s->mode == MODE_NEXT) {
+		over = next_thing(s, c, h);
+		if (s->mode != MODE_FILL)
+			return over;
 	}
-	return scan_lines(s) ? end_lines(s, c, h) : 0;
+	if (s->mode == MODE_FILL) {
+		over = fill(s, c, h);
+		if (s->mode != MODE_LINES)
+			return over;
+	}
+	if (s->mode == MODE_LEAVING)
+		return go_on_leaving(s, c);
+	if (!scan_lines(s))
+		return 0;
+	end_lines(s, c, h);
+	return s->mode == MODE_NEXT && is_used_up(h, s->op.pos + s->op.len);
 }
 
 /* The call s->op, on a connection that speaks HTTP. */
@@ -146,7 +157,8 @@ __noinline int advance(struct scratch *s, struct conn *c)
 	s->op.pos = half_position(h, s->op.seq);
 	end = s->op.pos + s->op.len;
 	s->mode = MODE_NEXT;
-	bpf_loop(MAX_TURNS, turn, &t, 0);
+	if (!is_used_up(h, end))
+		bpf_loop(MAX_TURNS, turn, &t, 0);
 	if (end > h->pos) {
 		h->pos = end;
 		h->seq = s->op.seq + s->op.len;

@@ -32,7 +32,7 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 	if (sent <= 0)
 		return 0;
 	c = get_conn((u64)sk);
-	if (!returns_matter(c))
+	if (!returns_matter(c) || is_body(c, SENT, sent_seq((u64)sk) - sent, sent))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
@@ -55,7 +55,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 		return 0;
 	}
 	svc = reader(c);
-	if (!svc)
+	if (!svc || is_body(c, RECEIVED, received_seq(sk) - received, received))
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)

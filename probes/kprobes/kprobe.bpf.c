@@ -59,7 +59,7 @@ static __always_inline int kprobe_sent(u32 slot, int bytes)
 	if (!recall(&call) || bytes <= 0)
 		return 0;
 	c = get_conn(call.sk);
-	if (!returns_matter(c))
+	if (!returns_matter(c) || is_body(c, SENT, sent_seq(call.sk) - bytes, bytes))
 		return 0;
 	s = get_scratch(slot);
 	if (!s)
@@ -105,7 +105,7 @@ int BPF_KRETPROBE(kretprobe_recv, int bytes)
 		return 0;
 	}
 	svc = reader(c);
-	if (!svc)
+	if (!svc || is_body(c, RECEIVED, received_seq(call.sk) - bytes, bytes))
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)

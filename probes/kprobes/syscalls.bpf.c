@@ -24,11 +24,10 @@ static __always_inline void vector(struct buf *b, u64 iov, u64 n)
 
 static __always_inline bool message(struct buf *b, u64 msghdr)
 {
-	u64 iov[2]; /* msg_iov, msg_iovlen */
-
-	if (bpf_probe_read_user(iov, sizeof(iov), &((struct user_msghdr *)msghdr)->msg_iov))
+	/* msg_iov and msg_iovlen, into base and skip: the stack has no room left */
+	if (bpf_probe_read_user(b, 2 * sizeof(u64), &((struct user_msghdr *)msghdr)->msg_iov))
 		return false;
-	vector(b, iov[0], iov[1]);
+	vector(b, b->base, b->skip);
 	return true;
 }
 
@@ -157,7 +156,7 @@ static __always_inline int sent(u32 kind, struct pt_regs *regs, struct task_stru
 	if (!sk || ret <= 0)
 		return 0;
 	c = get_conn(sk);
-	if (!returns_matter(c))
+	if (!returns_matter(c) || (kind != CALL_SENDMMSG && is_body(c, SENT, sent_seq(sk) - ret, ret)))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
@@ -203,6 +202,8 @@ static __always_inline int received(u32 kind, struct pt_regs *regs, struct task_
 		c->tgid = bpf_get_current_pid_tgid() >> 32;
 		c->svc = svc;
 	}
+	if (kind != CALL_RECVMMSG && is_body(c, RECEIVED, received_seq(sk) - ret, ret))
+		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
 		return 0;
