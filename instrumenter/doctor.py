@@ -230,7 +230,7 @@ def _chosen(choice: Callable[[], Mapping[str, str]]) -> Check:
 _SECTIONS = {
     "fentry_send": "fentry/tcp_sendmsg", "fexit_send": "fexit/tcp_sendmsg", "fexit_recv": "fexit/tcp_recvmsg",
     "kprobe_send": "kprobe/tcp_sendmsg", "kretprobe_send": "kretprobe/tcp_sendmsg",
-    "kprobe_recv": "kprobe/tcp_recvmsg", "kretprobe_recv": "kretprobe/tcp_recvmsg",
+    "kprobe_recv": "kprobe/tcp_recvmsg", "kprobe_read": "kprobe/__tcp_cleanup_rbuf",
     "tp_sys_enter": "tp_btf/sys_enter", "tp_sys_exit": "tp_btf/sys_exit",
     "proc_exec": "tp_btf/sched_process_exec", "proc_fork": "tp_btf/sched_process_fork",
     "proc_exit": "tp_btf/sched_process_exit", "sock_state": "tp_btf/inet_sock_set_state",

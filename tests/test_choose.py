@@ -11,7 +11,7 @@ from instrumenter.errors import CannotStart
 PROGRAMS = sorted({p for hook in HOOKS for way in hook.ways.values() for p in way} | REQUIRED)
 SENDPAGE = {"fexit_sendpage": None, "kprobe_sendpage": None, "kretprobe_sendpage": None}
 NO_FENTRY = {"fentry_send": "no trampolines", "fexit_send": "no trampolines", "fexit_recv": "no trampolines"}
-NO_KPROBE = dict.fromkeys(("kprobe_send", "kretprobe_send", "kprobe_recv", "kretprobe_recv"), "no kprobes")
+NO_KPROBE = dict.fromkeys(("kprobe_send", "kretprobe_send", "kprobe_recv", "kprobe_read"), "no kprobes")
 NO_TRACEPOINT = {"tp_sys_enter": "no tracepoints", "tp_sys_exit": "no tracepoints"}
 Answers = dict[str, str | None]
 
@@ -31,7 +31,7 @@ def ask(answers: Answers, forced: str | None = None, present: list[str] = PROGRA
         (NO_FENTRY | NO_KPROBE, None, {"send": "tracepoint", "recv": "tracepoint"}),
         ({"fexit_send": "too many arguments"}, None, {"send": "kprobe", "recv": "fentry", "sendpage": "fentry"}),
         # One function that only the syscalls show brings all to the syscalls.
-        ({"fexit_recv": "x", "kretprobe_recv": "y"}, None, {"send": "tracepoint", "recv": "tracepoint"}),
+        ({"fexit_recv": "x", "kprobe_read": "y"}, None, {"send": "tracepoint", "recv": "tracepoint"}),
         (NO_TRACEPOINT, None, {"send": "fentry", "recv": "fentry", "sendpage": "fentry"}),
         ({}, "kprobe", {"send": "kprobe", "recv": "kprobe", "sendpage": "kprobe"}),
         (SENDPAGE, "kprobe", {"send": "kprobe", "recv": "kprobe"}),

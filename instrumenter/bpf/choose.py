@@ -37,7 +37,7 @@ HOOKS = (
         "fentry": ("fentry_send", "fexit_send"), "kprobe": ("kprobe_send", "kretprobe_send"), "tracepoint": _SYSCALLS,
     }),
     Hook("recv", True, {
-        "fentry": ("fexit_recv",), "kprobe": ("kprobe_recv", "kretprobe_recv"), "tracepoint": _SYSCALLS,
+        "fentry": ("fexit_recv",), "kprobe": ("kprobe_recv", "kprobe_read"), "tracepoint": _SYSCALLS,
     }),
     Hook("sendpage", False, {"fentry": ("fexit_sendpage",), "kprobe": ("kprobe_sendpage", "kretprobe_sendpage")}),
 )  # fmt: skip

@@ -170,7 +170,10 @@ struct buf { /* memory of the watched process */
 struct call {
 	u64 sk;
 	u64 msg;
-	u64 flags;
+	u32 way; /* SENT or RECEIVED */
+	u32 flags;
+	u32 pad;
+	u32 seq; /* where it began: after it, the socket must stand as many bytes further as it moved */
 };
 
 struct op { /* one socket call, seen from one half */

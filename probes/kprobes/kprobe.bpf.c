@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
-/* Socket calls by kprobe and kretprobe on tcp_sendmsg and tcp_recvmsg: kernels without trampolines. */
+/*
+ * Socket calls by kprobes: kernels without trampolines. A return probe has a limited number of calls under way at once, so
+ * what was read is learnt from the function that every read calls at its end, not from the read's return.
+ */
 #include "socket.h"
 #include <bpf/bpf_tracing.h>
 
-static __always_inline void remember(u64 sk, u64 msg, u64 flags)
+static __always_inline void remember(u64 sk, u64 msg, u32 way, u32 flags)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	struct call call = { .sk = sk, .msg = msg, .flags = flags };
+	struct call call = { .sk = sk, .msg = msg, .way = way, .flags = flags };
 
+	call.seq = way == SENT ? sent_seq(sk) : PEEK(struct tcp_sock, sk, copied_seq);
 	bpf_map_update_elem(&calls, &thread, &call, BPF_ANY);
 }
 
-static __always_inline bool recall(struct call *call)
+static __always_inline struct call *recall(u32 way)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	struct call *c = bpf_map_lookup_elem(&calls, &thread);
+	struct call *call = bpf_map_lookup_elem(&calls, &thread);
 
-	if (!c)
-		return false;
-	*call = *c;
+	return call && call->way == way ? call : NULL;
+}
+
+static __always_inline void forget(void)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+
 	bpf_map_delete_elem(&calls, &thread);
-	return true;
 }
 
 static __always_inline u64 iter_of(u64 msg)
@@ -35,8 +42,11 @@ int BPF_KPROBE(kprobe_send, struct sock *sk, struct msghdr *msg, size_t size)
 	struct scratch *s;
 	u32 svc;
 
-	if (returns_matter(c))
-		remember((u64)sk, (u64)msg, 0);
+	if (returns_matter(c)) {
+		if (recall(SENT)) /* of an earlier call, whose return was not seen */
+			count_loss(c->svc, LOSS_RETURN_MISSED);
+		remember((u64)sk, (u64)msg, SENT, 0);
+	}
 	if (!sends_matter(c, size))
 		return 0;
 	svc = watched();
@@ -52,14 +62,24 @@ int BPF_KPROBE(kprobe_send, struct sock *sk, struct msghdr *msg, size_t size)
 
 static __always_inline int kprobe_sent(u32 slot, int bytes)
 {
-	struct call call;
+	struct call *at = recall(SENT), call;
 	struct scratch *s;
 	struct conn *c;
+	u32 seq;
 
-	if (!recall(&call) || bytes <= 0)
+	if (!at)
 		return 0;
+	call = *at;
+	forget();
 	c = get_conn(call.sk);
-	if (!returns_matter(c) || is_body(c, SENT, sent_seq(call.sk) - bytes, bytes))
+	if (bytes <= 0 || !returns_matter(c))
+		return 0;
+	seq = sent_seq(call.sk) - bytes;
+	if (seq != call.seq) {
+		count_loss(c->svc, LOSS_RETURN_MISSED);
+		return 0;
+	}
+	if (is_body(c, SENT, seq, bytes))
 		return 0;
 	s = get_scratch(slot);
 	if (!s)
@@ -85,35 +105,48 @@ int BPF_KPROBE(kprobe_recv, struct sock *sk, struct msghdr *msg, size_t len, int
 	struct conn *c = get_conn((u64)sk);
 
 	if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) && (c ? c->kind != KIND_OTHER : watched()))
-		remember((u64)sk, (u64)msg, flags);
+		remember((u64)sk, (u64)msg, RECEIVED, flags);
 	return 0;
 }
 
-SEC("kretprobe/tcp_recvmsg")
-int BPF_KRETPROBE(kretprobe_recv, int bytes)
+/* Has all been read, the peer's FIN too? Then the read returns 0. */
+static __always_inline bool is_at_end(u64 sk)
 {
-	struct call call;
+	return PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE &&
+	       PEEK(struct tcp_sock, sk, copied_seq) == PEEK(struct tcp_sock, sk, rcv_nxt);
+}
+
+/* Called by a read before it returns, and before it waits for more; `copied` is all that it has read so far. What it
+ * told before has a position before `next`. Other ways to read (splice) call it too: they do not begin where ours did. */
+SEC("kprobe/__tcp_cleanup_rbuf")
+int BPF_KPROBE(kprobe_read, struct sock *sk, int copied)
+{
+	struct call *call = recall(RECEIVED);
 	struct scratch *s;
 	struct conn *c;
-	u32 svc;
+	u32 svc, seq;
 
-	if (!recall(&call) || bytes < 0)
+	if (!call || call->sk != (u64)sk || copied < 0)
 		return 0;
-	c = get_conn(call.sk);
-	if (!bytes) {
-		on_end_of_stream(c);
+	c = get_conn((u64)sk);
+	seq = received_seq((u64)sk) - copied;
+	if (seq != call->seq)
+		return 0;
+	if (!copied) {
+		if (is_at_end((u64)sk))
+			on_end_of_stream(c);
 		return 0;
 	}
 	svc = reader(c);
-	if (!svc || is_body(c, RECEIVED, received_seq(call.sk) - bytes, bytes))
+	if (!svc || (c && c->kind == KIND_OTHER) || is_body(c, RECEIVED, seq, copied))
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
 		return 0;
-	buf_of_moved_iter(&s->op.buf, iter_of(call.msg), bytes);
-	if (call.flags & MSG_TRUNC)
+	buf_of_moved_iter(&s->op.buf, iter_of(call->msg), copied);
+	if (call->flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, c, call.sk, svc, bytes);
+	on_receive(s, c, (u64)sk, svc, copied);
 	return 0;
 }
 
@@ -122,7 +155,7 @@ SEC("?kprobe/tcp_sendpage")
 int BPF_KPROBE(kprobe_sendpage, struct sock *sk)
 {
 	if (returns_matter(get_conn((u64)sk)))
-		remember((u64)sk, 0, 0);
+		remember((u64)sk, 0, SENT, 0);
 	return 0;
 }
 
@@ -131,4 +164,3 @@ int BPF_KRETPROBE(kretprobe_sendpage, int bytes)
 {
 	return kprobe_sent(SLOT_SENDPAGE, bytes);
 }
-

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from kernel import calls
@@ -39,6 +40,7 @@ class Actor:
     def __init__(self) -> None:
         self.sockets: dict[str, socket.socket] = {}
         self.helpers: dict[str, tuple[int, socket.socket]] = {}
+        self.waiting: list[threading.Thread] = []
 
     def run(self, ops: Sequence[Op]) -> list[Any]:
         methods: list[Callable[..., Any]] = [getattr(self, f"op_{op[0]}") for op in ops]
@@ -158,6 +160,19 @@ class Actor:
         thread.start()
         thread.join()
         return results
+
+    def op_wait(self, ops: Sequence[Op]) -> None:
+        """The operations in a thread of their own, which is left where it waits in a system call."""
+        thread = threading.Thread(target=self.run, args=(ops,))
+        thread.start()
+        self.waiting.append(thread)
+        while Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().startswith("running"):
+            os.sched_yield()
+
+    def op_finish(self) -> None:
+        """All threads that waited are through."""
+        while self.waiting:
+            self.waiting.pop().join()
 
     def op_fork(self, name: str) -> int:
         """A child that takes operations by `on` and shares every socket of now. Returns its process id."""

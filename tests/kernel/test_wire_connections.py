@@ -97,6 +97,18 @@ def test_connections_side_by_side(wire: Wire) -> None:
     assert sorted(map(str, rows * 2)) == sorted(str(each.row) for each in found)
 
 
+def test_more_threads_wait_in_reads_than_a_return_probe_follows(wire: Wire) -> None:
+    """kretprobes keep few calls under way at once: ten, or two for each CPU (Documentation/trace/kprobes.rst)."""
+    names = [str(i) for i in range(64)]
+    opened = [op for name in names for op in wire.talk(name=name).ops]
+    waiting = [["wait", serve(f"s{name}")] for name in names]
+    asked = [send(f"c{name}", GET) for name in names]
+    answered = [receive(f"c{name}", OK) for name in names]
+    closed = [["close", f"{end}{name}"] for name in names for end in "cs"]
+    wire.peer.run([*opened, *waiting, *asked, *answered, ["finish"], *closed])
+    wire.check([ROW] * len(names), [ROW] * len(names))
+
+
 def test_accepted_in_one_thread_and_worked_in_another(wire: Wire) -> None:
     talk = wire.talk().op(*send("c", GET + GET))
     talk.op("thread", [receive("s", GET)]).op("thread", [send("s", OK[:10])])
