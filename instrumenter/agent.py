@@ -112,11 +112,12 @@ class Live:
         self._outputs = Outputs.build(loaded, self._counters)
         self._recording = recording
         self._program: Program | None = None
+        self._verdicts: dict[int, tuple[int, int]] = {}  # given before there was a kernel side to tell
         self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 
     def start(self) -> None:
-        """Load, attach, find who runs, take what happened meanwhile."""
+        """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
         builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
@@ -125,8 +126,10 @@ class Live:
             service_name=settings.discovery.service_name, delete_process=self._delete_process,
             grace_s=GRACE_NS / 1e9 + 2 * settings.metrics.interval,
         )  # fmt: skip
-        self.registry.prepare()
+        self.registry.scan()
         self._program = program = self._loading.result()
+        for tgid, (svc, verdict) in self._verdicts.items():
+            self._set_process(tgid, svc, verdict)
         self._ring = program.source()
         self.source = self._ring
         if self._recording is not None:
@@ -148,7 +151,7 @@ class Live:
         self._meter = Meter(self.red, own, self._counters, program.read_losses)
         program.set_ports(selection.watched_ports())
         program.attach()
-        self.registry.scan(program.processes())
+        self.registry.rescan(program.processes())
         self._take(self.source.poll(0.0))
         self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
@@ -224,7 +227,9 @@ class Live:
             self._recorder.describe(describe(self.pipeline.seen, self.registry))
 
     def _set_process(self, tgid: int, svc: int, verdict: int) -> None:
-        assert self._program is not None
+        if self._program is None:
+            self._verdicts[tgid] = (svc, verdict)
+            return
         try:
             self._program.set_process(tgid, svc, verdict)
         except StinglessError:
