@@ -79,7 +79,7 @@ def replay(loaded: Loaded, recording: Path) -> int:
     source = FileSource(recording)
     histograms = make_histograms(settings)
     recorded = Recorded(source.metadata, histograms)
-    labels = Labels(name_options(settings))
+    labels = Labels(name_options(settings), exemplars=settings.metrics.exemplars)
     red = RedCollector(recorded, labels, recorded, counters, histograms, time.time_ns())
     own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
     outputs = Outputs.build(loaded, counters)
@@ -137,7 +137,7 @@ class Live:
 
             self.source = self._recorder = Recorder(self._recording, self._ring)
         options = name_options(settings)
-        labels = Labels(options, limit=2 * self._loading.sizes.series)
+        labels = Labels(options, 2 * self._loading.sizes.series, settings.metrics.exemplars)
         self.pipeline = Pipeline(
             self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
         )

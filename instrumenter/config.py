@@ -169,7 +169,9 @@ class Metrics(Group):
         "Upper bounds in seconds of the explicit duration buckets.",
     )
     exemplars: Annotated[Literal["trace_based", "always_on", "always_off"], AnyCase] = setting(
-        "trace_based", "Which exchanges may be attached to metrics as exemplars.", otel="OTEL_METRICS_EXEMPLAR_FILTER"
+        "trace_based",
+        "Which exchanges may be attached to durations as exemplars: sampled ones, any that the kernel gave, or none.",
+        otel="OTEL_METRICS_EXEMPLAR_FILTER",
     )
     known_methods: Methods = setting(
         ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "QUERY"),
