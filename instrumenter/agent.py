@@ -113,6 +113,7 @@ class Live:
         self._recording = recording
         self._program: Program | None = None
         self._verdicts: dict[int, tuple[int, int]] = {}  # given before there was a kernel side to tell
+        self._complete = False  # every stage is there, and the probes are attached
         self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 
@@ -120,6 +121,9 @@ class Live:
         """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
+        for pid in selection.pids:
+            if ProcFS().stat(pid) is None:
+                log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
         builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
         self.registry = Registry(
             selection, ProcFS(), self._set_process, self._counters, builder,
@@ -151,6 +155,7 @@ class Live:
         self._meter = Meter(self.red, own, self._counters, program.read_losses)
         program.set_ports(selection.watched_ports())
         program.attach()
+        self._complete = True
         self.registry.rescan(program.processes())
         self._take(self.source.poll(0.0))
         self._check()
@@ -184,16 +189,16 @@ class Live:
 
     def close(self) -> None:
         """Detach first, so that an end is reached; then nothing that was recorded is left behind."""
-        program = self._program
-        if program is not None:
-            program.detach()
-            self._drain()
-            self._meter.export(final=True)
-            self._meter.check_losses()
-            self.source.close()
-            program.close()
+        if self._program is not None:
+            self._program.detach()
+            if self._complete:
+                self._drain()
+                self._meter.export(final=True)
+                self._meter.check_losses()
+                self.source.close()
+            self._program.close()
         self._outputs.close(CLOSE_S)
-        if program is not None:
+        if self._complete:
             account.report(self._counters, self.red.totals(), self.registry.name)
 
     def _drain(self) -> None:

@@ -22,6 +22,7 @@ from instrumenter.config_types import (
     Duration,
     Exporter,
     Floats,
+    Interval,
     Methods,
     Names,
     OtelHistogram,
@@ -151,7 +152,7 @@ class Sampling(Group):
 class Metrics(Group):
     """RED metrics, counted in the kernel and read once per interval."""
 
-    interval: Duration = setting(
+    interval: Interval = setting(
         60.0,
         "Time between two exports. OpenTelemetry's default.",
         flag="--metrics-interval",
