@@ -177,8 +177,11 @@ class Trial:
             lib = self._lib
             self._btf = self._btf or lib.pointer("reading the kernel's BTF", lib.c.btf__load_vmlinux_btf())
         except BpfError as error:
+            if Path("/sys/kernel/btf/vmlinux").exists():
+                raise cannot_start(error) from error
             raise CannotStart(
-                f"{error}: /sys/kernel/btf/vmlinux is needed; use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+                "this kernel has no BTF: /sys/kernel/btf/vmlinux is needed; use a kernel built with "
+                "CONFIG_DEBUG_INFO_BTF=y (in a container: mount the host's /sys)"
             ) from error
         return self._btf
 

@@ -137,7 +137,10 @@ class Libbpf:
         self._print = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(self.log)
         self.c.libbpf_set_print.restype = c_void_p
         self.c.libbpf_set_print(self._print)
-        self.cpus: int = self.call("counting possible CPUs", self.c.libbpf_num_possible_cpus())
+        try:
+            self.cpus: int = self.call("counting possible CPUs", self.c.libbpf_num_possible_cpus())
+        except BpfError as error:
+            raise CannotStart(f"{error}: /sys is needed; mount it: mount -t sysfs sys /sys") from error
 
     def call(self, doing: str, result: int) -> int:
         """`result` of a function that returns a negative errno; raises BpfError."""
