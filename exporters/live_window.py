@@ -123,9 +123,11 @@ def _gauge(numbers: Mapping[str, Sequence[NumberPoint | HistogramPoint]], name: 
 
 
 def _route(key: SeriesKey) -> tuple[str, str]:
+    """A proxy asks by the routes that it serves: what goes out has an arrow, and is not added to what comes in."""
     known = dict(key.attributes)
     route = known.get("http.route") or known.get("url.template") or known.get("server.address") or "?"
-    return f"{known.get('http.request.method', '?')} {route}", key.service
+    arrow = "\N{RIGHTWARDS ARROW} " if key.side == "client" else ""
+    return f"{arrow}{known.get('http.request.method', '?')} {route}", key.service
 
 
 def _slowest(rows: list[Row]) -> list[Row]:

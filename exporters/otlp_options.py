@@ -101,7 +101,7 @@ def otlp_options(signal: Signal, environ: Mapping[str, str], url: str | None = N
     """
     env = Environment(environ, signal)
     text, variable, own = (url.strip(), "--otlp", False) if url else env.endpoint()
-    protocol = _protocol(env, text)
+    protocol = _protocol(env, text, variable)
     if protocol == "grpc":
         endpoint, insecure = _grpc_endpoint(text, variable, env)
     else:
@@ -136,7 +136,7 @@ def _choice(text: str, variable: str, choices: tuple[str, ...]) -> str:
     return text.lower()
 
 
-def _protocol(env: Environment, endpoint: str) -> OtlpProtocol:
+def _protocol(env: Environment, endpoint: str, named: str) -> OtlpProtocol:
     value, variable = env.get("PROTOCOL")
     match value.lower():
         case "grpc":
@@ -146,16 +146,16 @@ def _protocol(env: Environment, endpoint: str) -> OtlpProtocol:
         case "http/json":
             raise ConfigError(f"{variable}=http/json is not supported; use http/protobuf (same port) or grpc")
         case "":
-            return "grpc" if _looks_like_grpc(endpoint) else "http/protobuf"
+            return "grpc" if _looks_like_grpc(endpoint, named) else "http/protobuf"
     raise ConfigError(f"{variable}={value!r} is unknown; use grpc or http/protobuf")
 
 
-def _looks_like_grpc(endpoint: str) -> bool:
+def _looks_like_grpc(endpoint: str, variable: str) -> bool:
     """Port 4317 is OTLP/gRPC's, and only gRPC has endpoints without a scheme; `host:4318` is a slip, said later."""
     if not endpoint:
         return False
     if "://" in endpoint:
-        return _split(endpoint, "endpoint").port == GRPC_PORT
+        return _split(endpoint, variable).port == GRPC_PORT
     return not endpoint.endswith(f":{HTTP_PORT}")
 
 

@@ -146,6 +146,8 @@ class GrpcTransport:
 def _grpc_failure(error: Any) -> Reply:
     code = error.code().name
     message = f"{code}: {error.details() or 'no details'}"
+    if "parsing HTTP/2" in message:
+        message += "; is it an HTTP port? Then --otlp-protocol http/protobuf"
     wait_s = _retry_info(error)
     if code in _RETRYABLE_GRPC or (code == "RESOURCE_EXHAUSTED" and wait_s is not None):
         return Reply("retry", message, wait_s=wait_s)
@@ -274,6 +276,10 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of a chain of library errors: "Connection refused" instead of three nested reprs."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
+    if type(error).__name__ == "BadStatusLine":  # of http.client; its subclass says that there was no answer
+        return "its answer is not HTTP; is it a gRPC port? Then --otlp-protocol grpc"
+    if getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+        return "its answer is not TLS; does it want http:// in place of https://?"
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
     # A peer that speaks something else has its bytes quoted here.
     return "".join(c if c.isprintable() else "?" for c in text[:300])

@@ -79,7 +79,7 @@ def replay(loaded: Loaded, recording: Path) -> int:
     source = FileSource(recording)
     histograms = make_histograms(settings)
     recorded = Recorded(source.metadata, histograms)
-    labels = Labels(name_options(settings))
+    labels = Labels(name_options(settings), exemplars=settings.metrics.exemplars)
     red = RedCollector(recorded, labels, recorded, counters, histograms, time.time_ns())
     own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
     outputs = Outputs.build(loaded, counters)
@@ -112,21 +112,28 @@ class Live:
         self._outputs = Outputs.build(loaded, self._counters)
         self._recording = recording
         self._program: Program | None = None
+        self._verdicts: dict[int, tuple[int, int]] = {}  # given before there was a kernel side to tell
+        self._complete = False  # every stage is there, and the probes are attached
         self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 
     def start(self) -> None:
-        """Load, attach, find who runs, take what happened meanwhile."""
+        """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
+        for pid in selection.pids:
+            if ProcFS().stat(pid) is None:
+                log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
         builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
         self.registry = Registry(
             selection, ProcFS(), self._set_process, self._counters, builder,
             service_name=settings.discovery.service_name, delete_process=self._delete_process,
             grace_s=GRACE_NS / 1e9 + 2 * settings.metrics.interval,
         )  # fmt: skip
-        self.registry.prepare()
+        self.registry.scan()
         self._program = program = self._loading.result()
+        for tgid, (svc, verdict) in self._verdicts.items():
+            self._set_process(tgid, svc, verdict)
         self._ring = program.source()
         self.source = self._ring
         if self._recording is not None:
@@ -134,7 +141,7 @@ class Live:
 
             self.source = self._recorder = Recorder(self._recording, self._ring)
         options = name_options(settings)
-        labels = Labels(options, limit=2 * self._loading.sizes.series)
+        labels = Labels(options, 2 * self._loading.sizes.series, settings.metrics.exemplars)
         self.pipeline = Pipeline(
             self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
         )
@@ -148,7 +155,8 @@ class Live:
         self._meter = Meter(self.red, own, self._counters, program.read_losses)
         program.set_ports(selection.watched_ports())
         program.attach()
-        self.registry.scan(program.processes())
+        self._complete = True
+        self.registry.rescan(program.processes())
         self._take(self.source.poll(0.0))
         self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
@@ -181,16 +189,16 @@ class Live:
 
     def close(self) -> None:
         """Detach first, so that an end is reached; then nothing that was recorded is left behind."""
-        program = self._program
-        if program is not None:
-            program.detach()
-            self._drain()
-            self._meter.export(final=True)
-            self._meter.check_losses()
-            self.source.close()
-            program.close()
+        if self._program is not None:
+            self._program.detach()
+            if self._complete:
+                self._drain()
+                self._meter.export(final=True)
+                self._meter.check_losses()
+                self.source.close()
+            self._program.close()
         self._outputs.close(CLOSE_S)
-        if program is not None:
+        if self._complete:
             account.report(self._counters, self.red.totals(), self.registry.name)
 
     def _drain(self) -> None:
@@ -224,7 +232,9 @@ class Live:
             self._recorder.describe(describe(self.pipeline.seen, self.registry))
 
     def _set_process(self, tgid: int, svc: int, verdict: int) -> None:
-        assert self._program is not None
+        if self._program is None:
+            self._verdicts[tgid] = (svc, verdict)
+            return
         try:
             self._program.set_process(tgid, svc, verdict)
         except StinglessError:

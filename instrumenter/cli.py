@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from instrumenter.errors import CannotStart, ConfigError
+from instrumenter.errors import CannotStart, ConfigError, StinglessError
 
 if TYPE_CHECKING:
     from instrumenter.config_load import Leaf, Loaded
@@ -195,16 +195,19 @@ def load_settings(options: argparse.Namespace, environ: Mapping[str, str] = os.e
     """The settings that the command line, the environment and the file say. Raises ConfigError."""
     from instrumenter.config_load import leaves, load, nearest
 
-    known = [leaf.name for leaf in leaves()]
+    known = {leaf.name: leaf for leaf in leaves()}
     flags = {}
     for name in known:
         value = getattr(options, name, None)
+        if value in ("", [""]):
+            raise ConfigError(f"{known[name].extra['flag']}: expected a value, got ''; leave it out for the default")
         if value is not None:
             flags[name] = ",".join(value) if isinstance(value, list) else str(value)
     for pair in options.set:
         name, equals, value = pair.partition("=")
         if not equals or name not in known:
-            raise ConfigError(f"--set {pair}: expected NAME=VALUE with the name of a setting{nearest(name, known)}")
+            near = "" if name in known else nearest(name, list(known))
+            raise ConfigError(f"--set {pair}: expected NAME=VALUE with the name of a setting{near}")
         flags[name] = value
     return load(flags, environ, options.config)
 
@@ -278,9 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser().print_help()
             return 0
         return _command(parse(arguments))
-    except CannotStart as error:
+    except StinglessError as error:
         print(f"stingless: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code if isinstance(error, CannotStart) else 1
     except BrokenPipeError:  # `stingless config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

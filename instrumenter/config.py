@@ -22,6 +22,7 @@ from instrumenter.config_types import (
     Duration,
     Exporter,
     Floats,
+    Interval,
     Methods,
     Names,
     OtelHistogram,
@@ -151,7 +152,7 @@ class Sampling(Group):
 class Metrics(Group):
     """RED metrics, counted in the kernel and read once per interval."""
 
-    interval: Duration = setting(
+    interval: Interval = setting(
         60.0,
         "Time between two exports. OpenTelemetry's default.",
         flag="--metrics-interval",
@@ -169,7 +170,9 @@ class Metrics(Group):
         "Upper bounds in seconds of the explicit duration buckets.",
     )
     exemplars: Annotated[Literal["trace_based", "always_on", "always_off"], AnyCase] = setting(
-        "trace_based", "Which exchanges may be attached to metrics as exemplars.", otel="OTEL_METRICS_EXEMPLAR_FILTER"
+        "trace_based",
+        "Which exchanges may be attached to durations as exemplars: sampled ones, any that the kernel gave, or none.",
+        otel="OTEL_METRICS_EXEMPLAR_FILTER",
     )
     known_methods: Methods = setting(
         ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "QUERY"),

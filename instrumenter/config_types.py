@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 _DURATION = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _NUMBER_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµ]*)\s*")
+MIN_INTERVAL_S = 0.01
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,8}")
 _OTEL_HISTOGRAM = {"explicit_bucket_histogram": "explicit", "base2_exponential_bucket_histogram": "exponential"}
 _LOG_LEVELS = {"warning": "warn", "trace": "debug", "verbose": "debug", "all": "debug", "fatal": "error"}
@@ -35,6 +36,14 @@ def duration(value: object) -> float:
     if isinstance(value, float):  # a default, already in seconds
         return value
     return _scaled(_DURATION, value, "expected a duration with its unit, such as 500ms, 10s or 1m")
+
+
+def interval(value: object) -> float:
+    """Seconds between two exports, each of which costs CPU time."""
+    seconds = duration(value)
+    if seconds < MIN_INTERVAL_S:
+        raise ValueError("expected at least 10ms")
+    return seconds
 
 
 def size(value: object) -> int:
@@ -140,6 +149,7 @@ def _renamed(names: dict[str, str]) -> Callable[[object], object]:
 
 
 Duration = Annotated[float, BeforeValidator(duration)]
+Interval = Annotated[float, BeforeValidator(interval)]
 Bytes = Annotated[int, BeforeValidator(size)]
 Count = Annotated[int, Field(ge=0)]
 Names = Annotated[tuple[str, ...], BeforeValidator(words)]

@@ -17,12 +17,16 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from instrumenter.errors import CannotStart, StinglessError
 
+if TYPE_CHECKING:
+    from instrumenter.bpf.choose import Trial
+
 State = Literal["ok", "degraded", "missing"]
 OBJECTS = Path(__file__).parent / "objects"
+SUPPORTED = (5, 17)  # the first Linux with all helpers, docs/decisions/0006-kernel-5.10-not-supported.md
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h: PROC_PID_INIT_INO
 
 # capabilities(7): bit, what it is for.
@@ -62,11 +66,12 @@ class Machine:
 
 
 def kernel(machine: Machine) -> Check:
+    """Distributions bring younger BPF to older kernels, so a version alone forbids nothing: see `bpf helpers`."""
     found = re.match(r"(\d+)\.(\d+)", machine.release)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
-    if version < (5, 8):
-        return Check("kernel", "missing", machine.release, "needs Linux 5.8 or newer (BPF ring buffer, CAP_BPF)")
-    return Check("kernel", "ok", f"{machine.release} {machine.arch}")
+    if found and (int(found[1]), int(found[2])) >= SUPPORTED:
+        return Check("kernel", "ok", f"{machine.release} {machine.arch}")
+    supported = ".".join(map(str, SUPPORTED))
+    return Check("kernel", "degraded", f"{machine.release}: older than {supported}", "use it only if all below is ok")
 
 
 def btf(machine: Machine) -> Check:
@@ -201,6 +206,7 @@ def attach(machine: Machine) -> Iterator[Check]:
             yield Check("bpf", "missing", str(error), rights_remedy())
             return
         yield Check("bpf", "ok", "the bpf system call is allowed")
+        yield _helpers(trial)
         answers: dict[str, str | None] = {}
 
         def accepts(program: str) -> str | None:
@@ -216,6 +222,36 @@ def attach(machine: Machine) -> Iterator[Check]:
         yield _chosen(lambda: choose(list(_SECTIONS), accepts, None).modes)
     finally:
         trial.close()
+
+
+def _helpers(trial: Trial) -> Check:
+    from instrumenter.bpf.choose import HELPERS
+
+    try:
+        trial.complete()
+    except CannotStart as error:
+        found, _, remedy = str(error).partition(": ")
+        return Check("bpf helpers", "missing", found, remedy)
+    return Check("bpf helpers", "ok", ", ".join(HELPERS))
+
+
+def loading(_: Machine) -> Check:
+    """The probes themselves, through the kernel's verifier, as the agent would load them; nothing is attached."""
+    from instrumenter.bpf.libbpf import library
+    from instrumenter.bpf.program import Program
+    from instrumenter.config import Settings
+    from instrumenter.sizes import derive_sizes, kernel_settings, machine_memory, make_histograms
+
+    settings = Settings()
+    try:
+        sizes = derive_sizes(machine_memory(), library().cpus, settings)
+        constants = kernel_settings(settings, make_histograms(settings), sizes, spans=True, self_tgid=os.getpid())
+        program = Program.load(constants, sizes.maps, None)
+    except StinglessError as error:
+        return Check("loading", "missing", str(error), "try --attach with each mode that works; please report this")
+    modes = "+".join(dict.fromkeys(program.modes.values()))
+    program.close()
+    return Check("loading", "ok", f"the kernel takes the probes ({modes})")
 
 
 def _chosen(choice: Callable[[], Mapping[str, str]]) -> Check:
@@ -245,6 +281,8 @@ def examine(machine: Machine | None = None) -> list[Check]:
     checks += [*libraries(at), objects(at)]
     if not any(c.name == "libbpf" and c.state == "missing" for c in checks):
         checks += attach(at)
+    if can_run(checks):
+        checks.append(loading(at))
     return [*checks, others(at)]
 
 

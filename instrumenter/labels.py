@@ -10,7 +10,7 @@ adds those up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from instrumenter.records import Exchanges
 
 
+ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
+
+
 class _Moment(NamedTuple):
-    """The latest sampled exchange of a key."""
+    """The latest exchange of a key that may be an exemplar."""
 
     duration_ns: int
     end_ns: int
@@ -38,12 +41,19 @@ class Labels:
     """Learns the strings behind metric keys. Not thread-safe.
 
     limit: keys remembered; beyond it the one taught longest ago is forgotten. It should be above the kernel's
-    `settings.total_keys`, as the kernel teaches a key once per CPU.
+    `settings.total_keys`, as the kernel teaches a key once per CPU. exemplars: OpenTelemetry's filters; always_on takes
+    every exchange that the kernel gave, and it gives few of those that it did not sample.
     """
 
-    def __init__(self, options: NameOptions | None = None, limit: int = 65_536) -> None:
+    def __init__(
+        self,
+        options: NameOptions | None = None,
+        limit: int = 65_536,
+        exemplars: ExemplarFilter = "trace_based",
+    ) -> None:
         self._options = options or NameOptions()
         self._limit = limit
+        self._filter = exemplars
         self._routes = Routes(limit)
         self._known: dict[bytes, Attributes] = {}
         self._exemplars: dict[bytes, _Moment] = {}
@@ -57,13 +67,19 @@ class Labels:
         keys["pad"] = 0
         first, group = distinct(keys.view("<u8").reshape(-1, 3))
         tokens = keys[first].tobytes()
-        latest = _latest_sampled(x, group, len(first))
-        for place, (row, sampled) in enumerate(zip(first.tolist(), latest.tolist(), strict=True)):
+        latest = _latest(x, self._eligible(x), group, len(first))
+        for place, (row, newest) in enumerate(zip(first.tolist(), latest.tolist(), strict=True)):
             token = tokens[place * RED_KEY.itemsize : (place + 1) * RED_KEY.itemsize]
             if token not in self._known:
                 self._remember(token, exchanges, row)
-            if sampled >= 0:
-                self._exemplars[token] = _moment(x[sampled], clock_offset_ns)
+            if newest >= 0:
+                self._exemplars[token] = _moment(x[newest], clock_offset_ns)
+
+    def _eligible(self, x: Any) -> Rows:
+        """Rows that may be exemplars."""
+        if self._filter == "always_off":
+            return np.empty(0, np.intp)
+        return np.arange(len(x)) if self._filter == "always_on" else np.flatnonzero(x["flags"] & Flag.SAMPLED)
 
     def knows(self, key: bytes) -> bool:
         """Whether an exchange has taught this key, so that `attributes` will not change."""
@@ -83,7 +99,7 @@ class Labels:
         return None if parsed is None else self._attributes(parsed, OTHER if parsed.route == 0 else None, "", -1)
 
     def exemplars(self, key: bytes) -> tuple[Exemplar, ...]:
-        """The latest sampled exchange of a key, its value the duration in seconds; empty if there was none."""
+        """The latest exchange of a key that the filter lets through, if any; its value is the duration in seconds."""
         moment = self._exemplars.get(key)
         if moment is None:
             return ()
@@ -135,10 +151,9 @@ def parse_key(key: bytes) -> Key | None:
     return parsed if parsed.direction in (Direction.SERVER, Direction.CLIENT) else None
 
 
-def _latest_sampled(x: Any, group: Rows, groups: int) -> Rows:
-    """Row of the sampled exchange that ended last in each group; -1 where none was sampled."""
+def _latest(x: Any, rows: Rows, group: Rows, groups: int) -> Rows:
+    """Of `rows`, the one that ended last in each group; -1 where there is none."""
     latest = np.full(groups, -1, np.intp)
-    rows = np.flatnonzero(x["flags"] & Flag.SAMPLED)
     rows = rows[np.argsort(x["end_ns"][rows], kind="stable")]
     latest[group[rows]] = rows  # the last of several assignments to a place stays
     return latest

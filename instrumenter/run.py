@@ -69,9 +69,12 @@ def one_heap() -> None:
 
 
 def require_rights() -> None:
-    """Raises CannotStart with the remedy if this process may not load probes."""
-    from instrumenter.doctor import Machine, capabilities
+    """Raises CannotStart with the remedy if this process may not load probes, or cannot know whom they speak of."""
+    from instrumenter.doctor import Machine, capabilities, pid_namespace
 
     check = capabilities(Machine())
     if check.state == "missing":
         raise CannotStart(f"no rights to load probes: {check.found}; {check.remedy}")
+    check = pid_namespace(Machine())
+    if check.state == "missing":
+        raise CannotStart(f"not in the host's PID namespace but {check.found}; {check.remedy}")

@@ -92,9 +92,13 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A sample service: `paths` are asked in turn, `#` being a running number. No paths: only other services ask it."""
+    """A sample service. `paths` are asked in turn, `#` being a running number. No paths: only other services ask it.
 
-    label: str
+    name: what the agent will call it.
+    """
+
+    name: str
+    about: str
     port: int
     command: list[str]
     paths: tuple[str, ...] = ()
@@ -119,20 +123,22 @@ def services(folder: Path) -> list[Service]:
     (folder / "files" / "a.txt").write_text("a file\n")
     bind = f"127.0.0.1:{flask}"
     found = [
-        Service("uvicorn", prices, [str(BIN / "uvicorn"), "prices:app", "--port", str(prices), "--log-level", "error"]),
-        Service("gunicorn", flask, [str(BIN / "gunicorn"), "shop:app", "-w", "2", "-b", bind, "--log-level", "error"]),
-        Service("nginx", nginx, ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], ("/", "/shop/items/#")),
-        Service("http.server", static, _static(static, folder), ("/a.txt", "/a.txt", "/none.txt")),
-    ]
+        Service("prices", "uvicorn and FastAPI, asked by shop", prices,
+                [str(BIN / "uvicorn"), "prices:app", "--port", str(prices), "--log-level", "error"]),
+        Service("shop", "gunicorn and Flask, behind nginx", flask,
+                [str(BIN / "gunicorn"), "shop:app", "-w", "2", "-b", bind, "--log-level", "error"]),
+        Service("nginx", "nginx, the proxy of shop", nginx,
+                ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], ("/", "/shop/items/#")),
+        Service("http.server", "python -m http.server", static,
+                [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(folder / "files"), str(static)],
+                ("/a.txt", "/a.txt", "/none.txt")),
+    ]  # fmt: skip
     if shutil.which("node"):
-        found.append(Service("node", node, ["node", str(folder / "hello.js")], ("/users/#/profile", "/missing/#")))
+        command = ["node", str(folder / "hello.js")]
+        found.append(Service("hello", "Node's http", node, command, ("/users/#/profile", "/missing/#")))
     if binary := _go():
-        found.append(Service("go", go, [binary, str(go)], ("/stock/#",)))
+        found.append(Service("stock", "Go's net/http", go, [binary, str(go)], ("/stock/#",)))
     return found
-
-
-def _static(port: int, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(folder / "files"), str(port)]
 
 
 def _go() -> str:
@@ -212,7 +218,7 @@ def load(service: Service, sent: Counter[str], stop: threading.Event) -> None:
         try:
             connection.request("GET", service.paths[number % len(service.paths)].replace("#", str(number)))
             connection.getresponse().read()
-            sent[service.label] += 1
+            sent[service.name] += 1
         except (OSError, http.client.HTTPException):
             connection.close()
     connection.close()
@@ -231,12 +237,19 @@ def counted(port: int) -> Counter[str]:
     return found
 
 
-def summary(sent: Counter[str], got: Counter[str]) -> None:
-    print("\nrequests sent by the demo, and what the agent counted by service name:")
-    for label, n in sorted(sent.items()):
-        print(f"  sent     {label:<24} {n:>7}")
-    for name, n in sorted(got.items()):
-        print(f"  counted  {name:<24} {n:>7}")
+def introduce(samples: list[Service]) -> None:
+    print("demo: sample services, all unmodified, and a little load on them:")
+    for service in samples:
+        print(f"  {service.name:<12} {service.about}", flush=True)
+
+
+def summary(samples: list[Service], sent: Counter[str], got: Counter[str]) -> None:
+    print(f"\n{'service':<47} {'sent by the demo':>16} {'counted':>8}")
+    for service in samples:
+        asked = str(sent[service.name]) if service.paths else "-"
+        print(f"{service.name:<12} {service.about:<34} {asked:>16} {got[service.name]:>8}")
+    if all(sent[service.name] == got[service.name] for service in samples if service.paths):
+        print("Every request that was sent was counted.")
 
 
 def main() -> int:
@@ -255,7 +268,8 @@ def run(folder: Path, seconds: float, sent: Counter[str]) -> int:
     try:
         samples = services(folder)
         for service in samples:
-            wait_port(service.port, children.start(service.command), service.label)
+            wait_port(service.port, children.start(service.command), service.name)
+        introduce(samples)
         ports = ",".join(str(service.port) for service in samples)
         (endpoint,) = free_ports(1)
         flags = ["--port", ports, "--live", "--prometheus", f"127.0.0.1:{endpoint}"]
@@ -276,7 +290,7 @@ def run(folder: Path, seconds: float, sent: Counter[str]) -> int:
         got = _settled(endpoint) if agent.poll() is None else Counter()
         _signal(agent, signal.SIGTERM)
         code = agent.wait(20)
-        summary(sent, got)
+        summary(samples, sent, got)
         return code
     except KeyboardInterrupt:
         return 130

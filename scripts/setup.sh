@@ -112,4 +112,6 @@ environment() {
 
 packages
 environment
-make --no-print-directory bpf
+quiet=--silent
+[ "${V:-}" != 1 ] || quiet=
+make --no-print-directory $quiet bpf

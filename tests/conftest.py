@@ -65,8 +65,8 @@ def stingless() -> Iterator[Callable[..., Agent]]:
     """`stingless(*flags, env={}, ready=True)` starts the agent; all are stopped at the end of the test."""
     agents: list[Agent] = []
 
-    def start(*flags: str, env: Mapping[str, str] | None = None, ready: bool = True) -> Agent:
-        agents.append(Agent(flags, env))
+    def start(*flags: str, env: Mapping[str, str] | None = None, ready: bool = True, command: str = "run") -> Agent:
+        agents.append(Agent(flags, env, command))
         return agents[-1].ready() if ready else agents[-1]
 
     yield start

@@ -26,6 +26,7 @@ def add_process(
     environ: Mapping[str, str] | None = None,
     cgroup: str = "0::/\n",
     start: int = 0,
+    stack: int = 0,
     state: str = "S",
     files: Mapping[str, str] | None = None,
     listens: Mapping[int, int] | None = None,
@@ -38,7 +39,8 @@ def add_process(
     comm = (exe or (argv[0] if argv else "kworker")).rpartition("/")[2][:15]
     (process / "comm").write_text(comm + "\n")
     (process / "stat").write_text(
-        f"{pid} ({comm}) {state} {ppid} {pid} {pid} 0 -1 4194560 0 0 0 0 1 2 0 0 20 0 1 0 {start or pid} 0 0\n"
+        f"{pid} ({comm}) {state} {ppid} {pid} {pid} 0 -1 4194560 0 0 0 0 1 2 0 0 20 0 1 0 {start or pid}"
+        f" 0 0 0 0 0 {stack}\n"
     )
     (process / "cmdline").write_bytes("".join(arg + "\0" for arg in argv).encode())
     (process / "environ").write_bytes("".join(f"{k}={v}\0" for k, v in (environ or {}).items()).encode())

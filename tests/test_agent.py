@@ -129,6 +129,29 @@ def test_a_taken_port_is_one_line(stingless: Callable[..., Agent], port: int) ->
     assert "address already in use" in agent.stderr[0]
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nonexistent/x", "stingless: cannot write the recording /nonexistent/x: No such file or directory; choose"),
+        ("/dev/full", "stingless: the recording /dev/full cannot be continued: No space left on device; what is there"),
+    ],
+)
+def test_a_recording_that_cannot_be_written_is_one_line(
+    stingless: Callable[..., Agent], path: str, message: str
+) -> None:
+    agent = stingless(path, command="record", ready=False)
+    agent.process.wait(30)
+    assert agent.stop() == 1
+    assert len(agent.stderr) == 1, agent.said()
+    assert agent.stderr[0].startswith(message)
+
+
+def test_a_pid_that_is_nobodys_is_said(stingless: Callable[..., Agent]) -> None:
+    agent = stingless("--console", "--pid", "4194305")  # above the largest that Linux gives
+    assert agent.stop() == 0
+    assert "stingless: warning: --pid 4194305: there is no such process, so nothing is watched for it" in agent.stderr
+
+
 def test_duration(stingless: Callable[..., Agent]) -> None:
     agent = stingless("--console", "--duration", "200ms")
     assert agent.process.wait(30) == 0

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +44,14 @@ def ask(port: int, times: int = N) -> None:
         get(port, f"/items/{i}" if i % 4 else "/missing")
 
 
+def openmetrics(endpoint: int) -> str:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{endpoint}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(response.read().decode())
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -74,6 +84,26 @@ def test_the_account_closes_at_two_exporters(
     assert collector.span_count == N
     line = f"{N} exported, 0 sampled out, 0 lost of {N}"
     assert f"console: {line}; otlp: {line}" in "\n".join(agent.stderr)
+
+
+@pytest.mark.parametrize(("filter_", "there"), [("trace_based", True), ("always_on", True), ("always_off", False)])
+def test_exemplars(
+    stingless: Callable[..., Agent], service: int, collector: Collector, filter_: str, there: bool
+) -> None:
+    """In OTLP as in OpenMetrics, of traces that were exported."""
+    endpoint = free_port()
+    flags = ("--port", str(service), "--otlp", collector.http_url, "--prometheus", f"127.0.0.1:{endpoint}")
+    agent = stingless(*flags, env={"OTEL_METRICS_EXEMPLAR_FILTER": filter_})
+    ask(service)
+    until(lambda: f" {N - N // 4}.0\n" in openmetrics(endpoint), "the exchanges are counted")
+    shown = set(re.findall(r'# \{.*trace_id="(\w+)"', openmetrics(endpoint)))
+    assert agent.stop() == 0
+    points = collector.points("http.server.request.duration")
+    sent = {exemplar.trace_id.hex() for _, _, point in points for exemplar in point.exemplars}
+    assert points
+    traces = {span.trace_id.hex() for span in collector.spans()}
+    assert bool(shown) == bool(sent) == there
+    assert shown | sent <= traces
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

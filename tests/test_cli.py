@@ -83,6 +83,16 @@ def test_options_are_settings(arguments: str, name: str, expected: object) -> No
         (["run", "--port", "eighty"], {}, 2, "stingless: --port: expected ports from 1 to 65535"),
         (["run", "--set", "sampling.ratio=1"], {}, 2, "stingless: --set sampling.ratio=1: expected NAME=VALUE"),
         (["run", "--config", "/nonexistent.yaml"], {}, 2, "stingless: /nonexistent.yaml: cannot be read"),
+        (
+            ["run", "--set", "sampling.arg"],
+            {},
+            2,
+            "stingless: --set sampling.arg: expected NAME=VALUE with the name of",
+        ),
+        (["run", "--otlp", ""], {}, 2, "stingless: --otlp: expected a value, got ''; leave it out for the default"),
+        (["run", "--port", ""], {}, 2, "stingless: --port: expected a value, got ''; leave it out for the default"),
+        (["run", "--otlp", "http://c:99999"], {}, 2, "stingless: --otlp='http://c:99999' is not a URL"),
+        (["run", "--metrics-interval", "0s"], {}, 2, "stingless: --metrics-interval: expected at least 10ms, got '0s'"),
         (["run", "--duration", "soon"], {}, 2, "stingless: --duration: expected a duration"),
         (
             ["config"],

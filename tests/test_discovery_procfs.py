@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,3 +115,25 @@ def test_long_command_line_is_read_whole() -> None:
         facts = ProcFS().facts(pid)
     assert facts is not None
     assert facts.cmdline[-1] == "--last"
+
+
+def test_mark_is_another_after_exec() -> None:
+    """Also of the same program again: only its stack lies elsewhere."""
+    procfs = ProcFS()
+    command = ["sh", "-c", "echo; read x; exec sh -c 'echo; read x; :'"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        facts, before = procfs.facts(child.pid), procfs.mark(child.pid)
+        assert facts is not None
+        assert facts.mark == before
+        child.stdin.write(b"\n")
+        child.stdout.readline()
+        after = procfs.mark(child.pid)
+        child.stdin.write(b"\n")
+    assert before is not None
+    assert after is not None
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert after[1] != before[1]
+    assert procfs.mark(child.pid) is None

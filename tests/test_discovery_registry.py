@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proc_tree import add_process, python_child
@@ -76,7 +77,7 @@ def test_unknown_number(scanned: Bench, svc: int) -> None:
 
 def test_scan_keeps_the_kernels_numbers() -> None:
     bench = Bench(TREE)
-    bench.registry.scan({400: (SVC + 5, 0)})
+    bench.registry.rescan({400: (SVC + 5, 0)})
     assert bench.kernel.procs[400] == (SVC + 5, Verdict.WATCH)
     bench.kernel.told.clear()
     bench.handle(event(EXEC, 400, SVC + 5))
@@ -170,8 +171,8 @@ def test_child_of_another_name_is_another_service(tmp_path: Path) -> None:
     assert one.get("service.instance.id") != other.get("service.instance.id")
 
 
-def test_process_that_ended_during_the_scan(tmp_path: Path) -> None:
-    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+@pytest.mark.parametrize("late", [False, True], ids=["scan", "rescan"])
+def test_process_that_ended_during_the_scan(tmp_path: Path, late: bool) -> None:
     bench = Bench(tmp_path)
 
     class Ends(ProcFS):
@@ -187,7 +188,12 @@ def test_process_that_ended_during_the_scan(tmp_path: Path) -> None:
     registry = Registry(
         Selection(), Ends(tmp_path), kernel.set_process, bench.counters, builder, delete_process=kernel.delete_process
     )
-    registry.scan()
+    if late:
+        registry.scan()
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    if not late:
+        registry.scan()
+    registry.rescan(dict(kernel.procs))
     assert len(kernel.told) == 1
     assert kernel.procs == {}
     assert registry.services() == []
@@ -249,12 +255,56 @@ def test_resync_puts_a_missed_fork_beside_its_kin(tmp_path: Path) -> None:
     assert bench.registry.resource(SVC) is not None
 
 
-def test_prepared_ports_save_the_scan_its_slowest_part(tmp_path: Path) -> None:
-    bench = Bench(TREE)
-    bench.registry.prepare()
+def test_a_process_born_after_the_scan_is_decided_on_by_the_rescan(tmp_path: Path) -> None:
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path)
     bench.registry.scan()
-    again = Bench(TREE)
-    again.registry.scan()
-    ports = {info.name: info.ports for info in bench.registry.services()}
-    assert ports == {info.name: info.ports for info in again.registry.services()}
-    assert any(ports.values())
+    before = dict(bench.kernel.procs)
+    add_process(tmp_path, 51, "ruby /srv/b.rb", exe="/usr/bin/ruby")
+    add_process(tmp_path, 52, "ruby /srv/c.rb", exe="/usr/bin/ruby")
+    bench.kernel.told.clear()
+    bench.registry.rescan({50: before[50], 52: (SVC, 0)})  # 52 has begun after the attaching
+    assert {tgid for tgid, _, _ in bench.kernel.told} == {51, 52}  # 50 is not asked about again
+    assert bench.kernel.procs[50] == before[50]
+    assert bench.kernel.procs[51][0] < FIRST_KERNEL_SVC
+    assert bench.kernel.procs[52] == (SVC, Verdict.WATCH)
+    assert [info.name for info in bench.registry.services()] == ["a", "b", "c"]
+
+
+def replace_process(root: Path, pid: int, command: str, exe: str, **options: Any) -> None:
+    shutil.rmtree(root / str(pid))
+    add_process(root, pid, command, exe=exe, **options)
+
+
+@pytest.mark.parametrize("change", [{"stack": 4711}, {"start": 4712}], ids=["exec", "pid of another"])
+def test_another_image_under_the_same_pid_is_found_by_the_rescan(tmp_path: Path, change: dict[str, int]) -> None:
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path, Selection(cmd=("b.rb",)))
+    bench.registry.scan()
+    assert [verdict for _, _, verdict in bench.kernel.told] == [Verdict.IGNORE]
+    replace_process(tmp_path, 50, "ruby /srv/b.rb", exe="/usr/bin/ruby", **change)
+    bench.registry.rescan(dict(bench.kernel.procs))
+    assert bench.kernel.procs[50][1] == Verdict.WATCH
+    assert bench.registry.name(bench.kernel.procs[50][0]) == "b"
+
+
+def test_a_port_opened_between_scan_and_attach_is_found_by_the_rescan(tmp_path: Path) -> None:
+    """Nothing but its descriptors tells: the probes were not attached yet."""
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path, Selection(ports=((80, 80),)))
+    bench.registry.scan()
+    replace_process(tmp_path, 50, "ruby /srv/a.rb", "/usr/bin/ruby", listens={80: 4242})
+    bench.registry.rescan(dict(bench.kernel.procs))
+    assert bench.kernel.procs[50][1] == Verdict.WATCH
+
+
+def test_who_ended_between_scan_and_attach_leaves_nothing_in_the_kernel(tmp_path: Path) -> None:
+    add_process(tmp_path, 50, "ruby /srv/a.rb", exe="/usr/bin/ruby")
+    add_process(tmp_path, 51, "ruby /srv/b.rb", exe="/usr/bin/ruby")
+    bench = Bench(tmp_path)
+    bench.registry.scan()
+    shutil.rmtree(tmp_path / "50")
+    replace_process(tmp_path, 51, "ruby /srv/b.rb", "/usr/bin/ruby", state="Z")
+    bench.registry.rescan(dict(bench.kernel.procs))
+    assert bench.kernel.procs == {}
+    assert bench.registry.services() == []

@@ -10,7 +10,7 @@ import pytest
 from exchanges import START, exchange, mix, together
 
 from instrumenter.bpf.abi import Direction, Flag, Outcome
-from instrumenter.labels import Labels
+from instrumenter.labels import ExemplarFilter, Labels
 from instrumenter.model import Exemplar
 from instrumenter.records import Exchanges
 
@@ -98,6 +98,14 @@ def test_exemplar_is_the_latest_sampled() -> None:
     labels.learn(exchange(flags=Flag.FIRST))
     assert labels.exemplars(key_of(parts[0])) == (expected,)
     assert labels.exemplars(key_of(exchange(status=404))) == ()
+
+
+@pytest.mark.parametrize(("filter_", "expected"), [("trace_based", [9]), ("always_on", [11]), ("always_off", [])])
+def test_exemplar_filters(filter_: ExemplarFilter, expected: list[int]) -> None:
+    labels = Labels(exemplars=filter_)
+    batch = together([exchange(duration_ns=n, flags=f) for n, f in ((9, Flag.SAMPLED), (11, Flag.FIRST))])
+    labels.learn(batch)
+    assert [round(e.value * 1e9) for e in labels.exemplars(key_of(batch))] == expected
 
 
 def test_forgotten_keys() -> None:

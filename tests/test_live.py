@@ -97,7 +97,7 @@ def test_services_instances_and_routes() -> None:
         ("stock", "server", 45.0), ("shop", "server", 12.0), ("shop", "client", 2.5),
     ]  # fmt: skip
     assert [(r.name, r.side, r.errors) for r in view.routes] == [
-        ("PUT /b", "shop", 0.0), ("GET /a", "stock", 0.0), ("GET /a", "shop", 10 / 25),
+        ("PUT /b", "shop", 0.0), ("GET /a", "stock", 0.0), ("GET /a", "shop", 10 / 20), ("→ GET /a", "shop", 0.0),
     ]  # fmt: skip
 
 

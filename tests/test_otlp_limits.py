@@ -203,6 +203,26 @@ def test_wrong_path_is_said(collector: Collector, caplog: pytest.LogCaptureFixtu
     assert "HTTP 404 Not Found" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("url", "protocol", "said"),
+    [
+        ("grpc_url", "http/protobuf", "its answer is not HTTP; is it a gRPC port? Then --otlp-protocol grpc"),
+        ("http_url", "grpc", "is it an HTTP port? Then --otlp-protocol http/protobuf"),
+        ("tls", "http/protobuf", "its answer is not TLS; does it want http:// in place of https://?"),
+    ],
+)
+def test_the_wrong_protocol_is_said_with_the_remedy(collector: Collector, url: str, protocol: str, said: str) -> None:
+    from exporters.otlp_transport import open_transport
+
+    address = collector.http_url.replace("http:", "https:") if url == "tls" else getattr(collector, url)
+    transport = open_transport(options_for(address, "traces", protocol))
+    reply = transport.send(transport.prepare(b""), 10)
+    transport.close()
+    assert reply.verdict == "retry"
+    assert reply.message.endswith(said)
+    assert reply.message.isprintable()
+
+
 def test_relay_of_gzip_is_what_was_encoded(collector: Collector) -> None:
     """The body is compressed once, and reads back bit for bit."""
     from exporters.otlp_transport import HttpTransport

@@ -3,7 +3,7 @@
 
 In: what the object holds and what the user forces. Out: a `Choice`: hook -> mode, the programs to load, and what was
 refused and why. The one rule: a mode is chosen because the kernel accepted a program of that kind at that function a
-moment ago (an empty one, loaded, attached and detached), never because of the kernel's version.
+moment ago (a next to empty one, loaded, attached and detached), never because of the kernel's version.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ HOOKS = (
     Hook("sendpage", False, {"fentry": ("fexit_sendpage",), "kprobe": ("kprobe_sendpage", "kretprobe_sendpage")}),
 )  # fmt: skip
 NEEDED_FUNCTION = "bpf_rdonly_cast"  # where the kernel has it, the probes read its structs by plain loads
+HELPERS = {
+    "bpf_ringbuf_reserve": 131,
+    "bpf_loop": 181,
+}  # of the UAPI's enum bpf_func_id; the youngest that all modes need
+HELPERS_REMEDY = "use Linux 5.17 or newer, or a distribution's kernel with its BPF"
 REQUIRED = frozenset({"proc_exec", "proc_fork", "proc_exit", "sock_state", "sock_destroy"})  # whatever the mode
 
 
@@ -105,7 +110,7 @@ def _others(present: Sequence[str], reason: Callable[[str], str | None], hooks: 
         elif program in REQUIRED:
             raise CannotStart(
                 f"the kernel refuses the probe {program}: {why or 'its tracepoint is not in this kernel'}; "
-                "it needs BTF (CONFIG_DEBUG_INFO_BTF) and BPF tracing programs (Linux 5.8 or newer)"
+                f"it needs BTF (CONFIG_DEBUG_INFO_BTF) and BPF tracing programs; {HELPERS_REMEDY}"
             )
     return accepted
 
@@ -126,6 +131,8 @@ _KPROBE, _RAW_TRACEPOINT, _TRACING = 2, 17, 26
 _RAW_TP, _FENTRY, _FEXIT = 23, 24, 25
 _TYPEDEF, _FUNC = 8, 12  # BTF kinds
 _EMPTY = (ctypes.c_uint64 * 2)(0xB7, 0x95)  # r0 = 0; exit
+_FUNC_ARG_CNT = 185  # enum bpf_func_id; as bpf_get_func_arg, only for tracing programs
+_COUNTS_ARGUMENTS = (ctypes.c_uint64 * 3)(_FUNC_ARG_CNT << 32 | 0x85, 0xB7, 0x95)  # call; r0 = 0; exit
 _TRACED = {"fentry": (_FENTRY, _FUNC, ""), "fexit": (_FEXIT, _FUNC, ""), "tp_btf": (_RAW_TP, _TYPEDEF, "btf_trace_")}
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _IOC_SET_BPF = 0x40042408
@@ -170,8 +177,11 @@ class Trial:
             lib = self._lib
             self._btf = self._btf or lib.pointer("reading the kernel's BTF", lib.c.btf__load_vmlinux_btf())
         except BpfError as error:
+            if Path("/sys/kernel/btf/vmlinux").exists():
+                raise cannot_start(error) from error
             raise CannotStart(
-                f"{error}: /sys/kernel/btf/vmlinux is needed; use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+                "this kernel has no BTF: /sys/kernel/btf/vmlinux is needed; use a kernel built with "
+                "CONFIG_DEBUG_INFO_BTF=y (in a container: mount the host's /sys)"
             ) from error
         return self._btf
 
@@ -213,13 +223,21 @@ class Trial:
         except BpfError as error:
             raise cannot_start(error) from error
 
+    def complete(self, helpers: Mapping[str, int] = HELPERS) -> None:
+        """Raises CannotStart if the kernel lacks a function that the probes call, whatever the mode."""
+        probe = self._lib.c.libbpf_probe_bpf_helper
+        lacking = [name for name, number in helpers.items() if probe(_RAW_TRACEPOINT, number, None) == 0]
+        if lacking:
+            raise CannotStart(f"this kernel's BPF has no {', '.join(lacking)}: {HELPERS_REMEDY}")
+
     def _traced(self, kind: str, target: str) -> str | None:
         attach, btf_kind, prefix = _TRACED[kind]
         found = self.has(prefix + target, btf_kind)
         if not found:
             return None
         options = _LoadOptions(expected_attach_type=attach, attach_btf_id=found)
-        program = self._load(_TRACING, options)
+        # Returns find their arguments by a helper that is younger than fexit itself.
+        program = self._load(_TRACING, options, _COUNTS_ARGUMENTS if kind == "fexit" else _EMPTY)
         try:
             os.close(self._lib.call(f"attaching {kind}", self._lib.c.bpf_raw_tracepoint_open(None, program)))
         finally:
@@ -250,11 +268,11 @@ class Trial:
             os.close(program)
         return ""
 
-    def _load(self, kind: int, options: _LoadOptions) -> int:
+    def _load(self, kind: int, options: _LoadOptions, body: ctypes.Array[ctypes.c_uint64] = _EMPTY) -> int:
         options.sz = ctypes.sizeof(options)
         load = self._lib.c.bpf_prog_load
         return self._lib.call(
-            "loading a BPF program", load(kind, b"stingless_try", b"GPL", _EMPTY, len(_EMPTY), ctypes.byref(options))
+            "loading a BPF program", load(kind, b"stingless_try", b"GPL", body, len(body), ctypes.byref(options))
         )
 
     def _libc(self, doing: str, function: str, *arguments: object) -> int:

@@ -60,6 +60,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
     "bpf_prog_load": (c_int, (c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p)),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
+    "libbpf_probe_bpf_helper": (c_int, (c_int, c_int, c_void_p)),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
     "bpf_enable_stats": (c_int, (c_int,)),
     "btf__load_vmlinux_btf": (c_void_p, ()),
@@ -136,7 +137,10 @@ class Libbpf:
         self._print = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(self.log)
         self.c.libbpf_set_print.restype = c_void_p
         self.c.libbpf_set_print(self._print)
-        self.cpus: int = self.call("counting possible CPUs", self.c.libbpf_num_possible_cpus())
+        try:
+            self.cpus: int = self.call("counting possible CPUs", self.c.libbpf_num_possible_cpus())
+        except BpfError as error:
+            raise CannotStart(f"{error}: /sys is needed; mount it: mount -t sysfs sys /sys") from error
 
     def call(self, doing: str, result: int) -> int:
         """`result` of a function that returns a negative errno; raises BpfError."""

@@ -106,6 +106,7 @@ class Program:
         refused: dict[str, str] = {}
         try:
             trial.allowed()
+            trial.complete()
             constants["direct_loads"] = bool(trial.has(NEEDED_FUNCTION))
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)

@@ -24,11 +24,15 @@ _TAKEN: Final = frozenset(ENVIRONMENT)
 
 
 class Stat(NamedTuple):
-    """Of /proc/PID/stat. start_ticks: clock ticks (sysconf(_SC_CLK_TCK)) since boot."""
+    """Of /proc/PID/stat. start_ticks: clock ticks (sysconf(_SC_CLK_TCK)) since boot. stack: its address; 0: hidden."""
 
     ppid: int
     state: str
     start_ticks: int
+    stack: int = 0
+
+
+Mark = tuple[int, int, str]  # start_ticks, stack, comm: another after each exec, and for another process of that pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,11 @@ class Facts:
     environ: dict[str, str] = field(default_factory=dict)
     ports: frozenset[int] = frozenset()
     partial: bool = False
+    stack: int = 0
+
+    @property
+    def mark(self) -> Mark:
+        return self.start_ticks, self.stack, self.comm
 
     @property
     def kernel_thread(self) -> bool:
@@ -87,10 +96,11 @@ class ProcFS:
                 stat.start_ticks,
                 _link(directory, "exe").removesuffix(" (deleted)"),
                 _arguments(_read(directory, "cmdline")),
-                _text(text[text.find(b"(") + 1 : text.rfind(b")")]),
+                _comm(text),
                 _text(_read(directory, "cgroup")),
                 os.fstat(directory).st_uid,
                 _environment(_read(directory, "environ")),
+                stack=stat.stack,
             )
         except OSError:
             return None
@@ -99,6 +109,12 @@ class ProcFS:
 
     def stat(self, pid: int) -> Stat | None:
         return _stat(_read(None, f"{self.root}/{pid}/stat"))
+
+    def mark(self, pid: int) -> Mark | None:
+        """By one read, which image the process runs; None if it is gone or a zombie."""
+        text = _read(None, f"{self.root}/{pid}/stat")
+        stat = _stat(text)
+        return None if stat is None or stat.state in "ZX" else (stat.start_ticks, stat.stack, _comm(text))
 
     def exe(self, pid: int) -> str:
         """Path of the executable, "" if unknown."""
@@ -165,7 +181,12 @@ def _stat(text: bytes) -> Stat | None:
     columns = text[text.rfind(b")") + 2 :].split()
     if len(columns) < 20 or not (columns[1].isdigit() and columns[19].isdigit()):
         return None
-    return Stat(int(columns[1]), chr(columns[0][0]), int(columns[19]))
+    stack = int(columns[25]) if len(columns) > 25 and columns[25].isdigit() else 0
+    return Stat(int(columns[1]), chr(columns[0][0]), int(columns[19]), stack)
+
+
+def _comm(text: bytes) -> str:
+    return _text(text[text.find(b"(") + 1 : text.rfind(b")")])
 
 
 def _arguments(text: bytes) -> tuple[str, ...]:

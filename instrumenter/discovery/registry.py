@@ -5,8 +5,8 @@ In: /proc at the start, then process events. Out: verdicts to the kernel (`set_p
 stages. The rule this file protects: whatever the kernel numbered is answered for, from the first exchange until
 `grace_s` after the last process ended, and then forgotten, so that memory follows the processes that live.
 
-Order of use: attach the process probes, `scan()`; then for every poll `handle(events)` before the exchanges that came
-with them. One thread calls scan, handle, resync; any thread may call the others.
+Order of use: `scan()`, attach the process probes, `rescan()`; then for every poll `handle(events)` before the exchanges
+that came with them. One thread calls those and resync; any thread may call the others.
 
 Event kinds: EXEC and SEEN begin a service number; FORK adds a process to one; LISTEN may change a verdict where ports
 are selected; EXIT takes a process away. An image without processes is kept for `grace_s`; but if nothing ever asked
@@ -18,14 +18,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import FIRST_KERNEL_SVC, EventKind, Verdict
 from instrumenter.discovery.images import Event, Image, describe
-from instrumenter.discovery.procfs import Facts, ProcFS
+from instrumenter.discovery.procfs import Facts, Mark, ProcFS
 from instrumenter.discovery.selection import Selection, decide, within
 from instrumenter.discovery.service_name import ServiceNamer
 from instrumenter.discovery.services import Finder, Service, ServiceInfo
@@ -77,7 +77,7 @@ class Registry:
         self._ended: deque[tuple[int, int]] = deque()  # (when, svc), asked for while they lived
         self._idle: deque[tuple[int, int]] = deque()  # (when, svc), never asked for
         self._next_svc = 1
-        self._prepared: dict[tuple[int, int], frozenset[int]] = {}  # (pid, start) -> ports
+        self._marks: dict[int, Mark] = {}  # between scan and rescan: by pid, which image was decided on
 
     # -- what later stages ask ---------------------------------------------------------------------------------------
 
@@ -112,26 +112,39 @@ class Registry:
 
     # -- what the kernel tells ---------------------------------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """Look at every process's ports ahead of `scan`, which they only inform: that reads all their descriptors."""
-        if not self._selection.needs_ports:
-            stats = ((pid, self._procfs.stat(pid)) for pid in self._procfs.pids())
-            self._prepared = {(pid, s.start_ticks): self._procfs.ports(pid) for pid, s in stats if s is not None}
-
-    def scan(self, kernel: Mapping[int, tuple[int, int]] | None = None) -> None:
-        """Decide on every process that runs now. kernel: `Program.processes()`, whose numbers are kept."""
+    def scan(self) -> None:
+        """Decide on every process that runs now. Before the probes are attached: none of their calls is undecided."""
         self._counters.add("discovery.scans")
-        known = kernel or {}
-        facts = filter(None, (self._procfs.facts(pid) for pid in self._procfs.pids()))
-        # A parent began before its child, whatever their pids after a wrap-around.
-        for found in sorted(facts, key=lambda f: (f.start_ticks, f.pid)):
-            if not found.kernel_thread and found.pid not in self._processes:  # the kernel knows its threads itself
-                self._find(found, known.get(found.pid, (0, 0))[0])
-        self._prepared = {}
-        # Who ended before its entry was made left without an event.
-        for tgid in self._processes.keys() - set(self._procfs.pids()):
+        facts = self._all_facts(self._procfs.pids())
+        self._marks = {found.pid: found.mark for found in facts}
+        self._find(facts)
+
+    def rescan(self, kernel: Mapping[int, tuple[int, int]]) -> None:
+        """Decide on what changed between `scan` and the attaching. kernel: `Program.processes()`, read after it."""
+        self._counters.add("discovery.scans")
+        marks, self._marks = self._marks, {}
+        now = {pid: mark for pid in self._procfs.pids() if (mark := self._procfs.mark(pid)) is not None}
+        ended = self._processes.keys() - now.keys()
+        svcs = {tgid: image.svc for tgid, image in self._processes.items()}
+        changed = [pid for pid, mark in now.items() if marks.get(pid) != mark or self._listens_anew(pid)]
+        # The kernel's own numbers are kept: it has counted under them, and their events are on the way.
+        numbered = {tgid: entry for tgid, entry in kernel.items() if tgid in now and entry[0] != svcs.get(tgid)}
+        self.resync(numbered)
+        found = self._all_facts(pid for pid in changed if pid not in numbered)
+        self._find(found)
+        ended |= {facts.pid for facts in found if self._procfs.mark(facts.pid) is None}
+        for tgid in ended:  # without an event, as they had no entry yet
             self._leave(tgid, self._clock_ns())
             self._delete_process(tgid)
+
+    def _all_facts(self, pids: Iterable[int]) -> list[Facts]:
+        """A parent began before its child, whatever their pids after a wrap-around."""
+        return sorted(filter(None, map(self._procfs.facts, pids)), key=lambda f: (f.start_ticks, f.pid))
+
+    def _listens_anew(self, pid: int) -> bool:
+        """Whether a process that ran at the scan has a port since."""
+        image = self._processes.get(pid) if self._selection.needs_ports else None
+        return image is not None and not self._procfs.ports(pid) <= image.ports
 
     def resync(self, kernel: Mapping[int, tuple[int, int]]) -> None:
         """Repair after lost events. kernel: `Program.processes()`."""
@@ -196,23 +209,25 @@ class Registry:
 
     # -- deciding ----------------------------------------------------------------------------------------------------
 
-    def _find(self, facts: Facts, svc: int) -> None:
-        """A process that ran before: a worker shares its leader's number, so that both have one set of metric keys."""
-        parent = self._processes.get(facts.ppid)
-        image = self._decide(facts, svc)
-        if image.service is not None:
-            if not self._selection.needs_ports:
-                prepared = self._prepared.get((facts.pid, facts.start_ticks))
-                image.ports = self._procfs.ports(facts.pid) if prepared is None else prepared
-            image.service.ports |= image.ports
-        if not svc and parent is not None and image.service is not None and parent.service is image.service:
-            parent.ports |= image.ports
-            image = parent
-        elif not svc:
-            image.svc = self._allocate()
-        if image.svc:
-            self._join(facts.pid, image)
-            self._tell(facts.pid, image)
+    def _find(self, found: Iterable[Facts]) -> None:
+        """Processes that ran before: a worker shares its leader's number, so that both have one set of metric keys."""
+        for facts in found:
+            if facts.kernel_thread:  # the kernel knows its threads itself
+                continue
+            parent = self._processes.get(facts.ppid)
+            image = self._decide(facts, 0)
+            if image.service is not None:
+                if not self._selection.needs_ports:
+                    image.ports = self._procfs.ports(facts.pid)
+                image.service.ports |= image.ports
+            if parent is not None and image.service is not None and parent.service is image.service:
+                parent.ports |= image.ports
+                image = parent
+            else:
+                image.svc = self._allocate()
+            if image.svc:
+                self._join(facts.pid, image)
+                self._tell(facts.pid, image)
 
     def _begin(self, facts: Facts, svc: int, tell: bool) -> None:
         image = self._decide(facts, svc)

@@ -42,12 +42,16 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a client says of one request. start_ns: since the epoch, 0 if it has no clock; took_ns: its own time."""
+    """What a client says of one request. start_ns: since the epoch, 0 if it has no clock; took_ns: its own time.
+
+    least_ns: where the client knows it, what the exchange took at least; it took at most took_ns.
+    """
 
     ask: Ask
     status: int
     start_ns: int
     took_ns: int
+    least_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,11 @@ def requests_oneshot(folder: Path, asks: Sequence[Ask]) -> Sender:
 def aiohttp_client(folder: Path, asks: Sequence[Ask], concurrency: int = 8) -> Sender:
     """Many at once, over a pool of connections."""
     return _python("aiohttp_client", folder, asks, str(concurrency))
+
+
+def socket_client(folder: Path, asks: Sequence[Ask]) -> Sender:
+    """Nothing between its clock and the kernel; a connection for each request."""
+    return _python("socket_client", folder, asks, "-")
 
 
 def _python(name: str, folder: Path, asks: Sequence[Ask], how: str) -> Sender:

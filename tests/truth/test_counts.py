@@ -23,12 +23,21 @@ from truth.senders import Sender
 pytestmark = [pytest.mark.kernel, pytest.mark.vm_truth]
 
 CHOSEN = SERVICES[:2] if IN_VM else SERVICES
-ALL_CLIENTS = ("requests session", "requests oneshot", "aiohttp", "aiohttp one by one", "curl", "curl --http1.0")
-CLIENTS = ("curl",) if IN_VM else ALL_CLIENTS
+ALL_CLIENTS = (
+    "socket",
+    "requests session",
+    "requests oneshot",
+    "aiohttp",
+    "aiohttp one by one",
+    "curl",
+    "curl --http1.0",
+)
+CLIENTS = ("curl", "socket") if IN_VM else ALL_CLIENTS
 TOLERANCE_NS, TOLERANCE = 1_000_000, 0.05
+CLOCK_NS = 10_000  # the kernel's clock for tracing, read without locks, against CLOCK_MONOTONIC
 # How many of a client's own times must be that close: between its look at its clock and its call into the kernel it
 # does work of its own, and anything else may run on this machine. Many at once: each waits for the others' Python.
-CLOSE = {"curl": 0.9, "requests": 0.6, "aiohttp one": 0.6, "aiohttp": 0.0}
+CLOSE = {"curl": 0.9, "socket": 0.9, "requests": 0.6, "aiohttp one": 0.6, "aiohttp": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,10 @@ class Outcome:
 
 def send(folder: Path, services: Sequence[Running]) -> dict[str, Sender]:
     """Every client to every service, one client after the other."""
-    clients = {"curl": senders.curl(folder, senders.every_route(services))}
+    clients = {
+        "curl": senders.curl(folder, senders.every_route(services)),
+        "socket": senders.socket_client(folder, senders.every_route(services)),
+    }
     if not IN_VM:
         clients["requests session"] = senders.requests_session(folder, senders.every_route(services))
         clients["requests oneshot"] = senders.requests_oneshot(folder, senders.every_route(services))
@@ -145,6 +157,26 @@ def test_durations_are_the_clients_own(outcome: Outcome, everything: bool, label
         if sent.ask.path == "/slow" and sent.ask.service.service.sleeps:
             assert span.took >= 30_000_000 - TOLERANCE_NS, sent  # a timer of Node may be early
     assert not everything or close >= wanted * len(client.sent), f"{close} of {len(client.sent)} within 1 ms or 5 %"
+
+
+def test_every_duration_is_what_the_socket_calls_took(outcome: Outcome, everything: bool) -> None:
+    """Request by request: not shorter than between the calls, nor longer than with them; and close to the latter.
+
+    Where the calls themselves took more than the tolerance, as the machine did something else, their own length is all
+    that anybody can know.
+    """
+    client = outcome.clients["socket"]
+    spans = {s.number: s.took for s in outcome.ledger.of(client.pid, CLIENT)}
+    assert len(spans) == (len(client.sent) if everything else 0)
+    narrow = 0
+    for sent in client.sent if everything else ():
+        took = spans[sent.ask.number]
+        assert sent.least_ns - CLOCK_NS <= took <= sent.took_ns + CLOCK_NS, sent
+        allowed = max(TOLERANCE_NS, TOLERANCE * sent.took_ns)
+        if sent.took_ns - sent.least_ns <= allowed:
+            narrow += 1
+            assert abs(took - sent.took_ns) <= allowed + CLOCK_NS, sent
+    assert IN_VM or narrow >= 0.9 * len(spans)  # under emulation a call alone may take a millisecond
 
 
 def test_server_is_within_its_client(outcome: Outcome, everything: bool) -> None:

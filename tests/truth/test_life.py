@@ -113,11 +113,12 @@ def test_what_is_read_after_the_connection_is_over_counts(
     over(client)
     assert client.recv(4096) == OK
     client.close()
-    spans = {
-        s.span.kind: s for s in watching.ledger().of(os.getpid(), CLIENT) if "answered" in s.attributes["url.full"]
-    }
-    assert spans[CLIENT].attributes["http.response.status_code"] == 200
-    assert "stingless.outcome" not in spans[CLIENT].attributes
+    ledger = watching.ledger()
+    (span,) = [s for s in ledger.of(os.getpid(), CLIENT) if "answered" in s.attributes["url.full"]]
+    assert span.attributes["http.response.status_code"] == 200
+    assert "stingless.outcome" not in span.attributes
+    assert ledger.counted(os.getpid(), CLIENT)["GET", "/answered", 200] == 1
+    assert ledger.counted(os.getpid(), SERVER)["GET", "/answered", 200] == 1
 
 
 def test_request_that_is_read_after_the_reset_is_an_exchange(
