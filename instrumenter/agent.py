@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stingless")
 CHECK_S: Final = 1.0  # between two looks at the kernel's losses
-POLL_S: Final = 0.25  # longest wait for records: how late a timer may be
+POLL_S: Final = 1.0  # longest wait for records: how late a timer may be
 LIVE_S: Final = 1.0  # between two pictures of the live view
 REPLAY_AHEAD: Final = 8_192  # spans that a replay may have queued: far below what any queue sheds at
 BUSY_S: Final = 0.2  # for a CPU that was interrupted while it wrote a record

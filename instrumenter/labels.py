@@ -10,12 +10,12 @@ adds those up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from instrumenter.bpf.abi import RED_KEY, Direction, Flag
-from instrumenter.columns import Rows, distinct
+from instrumenter.columns import Rows, distinct, key_words
 from instrumenter.heads import Heads
 from instrumenter.model import Attributes, Exemplar, Value
 from instrumenter.routes import Routes, printable
@@ -23,6 +23,9 @@ from instrumenter.semantics import OTHER, Key, NameOptions, split_host
 
 if TYPE_CHECKING:
     from instrumenter.records import Exchanges
+
+
+_SAMPLED: Final = int(Flag.SAMPLED)
 
 
 class _Moment(NamedTuple):
@@ -53,10 +56,9 @@ class Labels:
         x = exchanges.x
         if len(x) == 0:
             return
-        keys = np.array(x["key"])  # a copy: the batch is not ours to change
-        keys["pad"] = 0
-        first, group = distinct(keys.view("<u8").reshape(-1, 3))
-        tokens = keys[first].tobytes()
+        words = key_words(x)
+        first, group = distinct(words)
+        tokens = words[first].tobytes()
         latest = _latest_sampled(x, group, len(first))
         for place, (row, sampled) in enumerate(zip(first.tolist(), latest.tolist(), strict=True)):
             token = tokens[place * RED_KEY.itemsize : (place + 1) * RED_KEY.itemsize]
@@ -138,8 +140,13 @@ def parse_key(key: bytes) -> Key | None:
 def _latest_sampled(x: Any, group: Rows, groups: int) -> Rows:
     """Row of the sampled exchange that ended last in each group; -1 where none was sampled."""
     latest = np.full(groups, -1, np.intp)
-    rows = np.flatnonzero(x["flags"] & Flag.SAMPLED)
-    rows = rows[np.argsort(x["end_ns"][rows], kind="stable")]
+    rows = np.flatnonzero(x["flags"] & _SAMPLED)
+    end = x["end_ns"][rows]
+    if groups == 1 and len(rows):
+        latest[0] = rows[len(rows) - 1 - end[::-1].argmax()]
+        return latest
+    if (end[1:] < end[:-1]).any():
+        rows = rows[np.argsort(end, kind="stable")]
     latest[group[rows]] = rows  # the last of several assignments to a place stays
     return latest
 

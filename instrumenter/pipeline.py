@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from instrumenter.columns import amounts
 from instrumenter.discovery.services import ServiceInfo
 from instrumenter.metrics import RedCollector
 from instrumenter.model import Metric, MetricExporter, Resource, SpanExporter
@@ -78,8 +78,7 @@ class Pipeline:
                 self._exchanges(Exchanges(whole.x[rows], whole.text[rows]), records.clock_offset_ns)
 
     def _exchanges(self, exchanges: Exchanges, clock_offset_ns: int) -> None:
-        found, amounts = np.unique(exchanges.x["key"]["svc"], return_counts=True)
-        by_svc = dict(zip(found.tolist(), amounts.tolist(), strict=True))
+        by_svc = dict(amounts(exchanges.x["key"]["svc"]))
         self.seen.update(by_svc)
         self._counters.add("exchanges.received", len(exchanges.x))
         with self._guard("the labels of a batch could not be learnt"):
@@ -87,15 +86,16 @@ class Pipeline:
         if not self._exporters:  # what came up was for its labels, or for a recording
             self._book("exchanges.taught", by_svc)
             return
-        spans = None
+        batches = None
         with self._guard("a batch of exchanges could not be named"):
-            spans = self._namer.spans(exchanges, clock_offset_ns)
-        if spans is None:
+            batches = self._namer.batches(exchanges, clock_offset_ns)
+        if batches is None:
             self._book("records.malformed", by_svc)
             return
-        for exporter in self._exporters:
-            with self._guard("an exporter did not take a batch of spans"):
-                exporter.export_spans(spans)
+        for spans in batches:
+            for exporter in self._exporters:
+                with self._guard("an exporter did not take a batch of spans"):
+                    exporter.export_spans(spans)
 
     def _book(self, name: str, by_svc: Mapping[int, int]) -> None:
         for svc, amount in by_svc.items():

@@ -152,7 +152,7 @@ class Program:
                 raise CannotStart(f"cannot map the ring {name}: {error.strerror}; lower the rings' sizes") from error
             fds.append(fd)
         short, long, events = pages
-        return RingSource(short, long, events, fds[-1])
+        return RingSource(short, long, events, fds[2], fds[:2])
 
     def processes(self) -> dict[int, tuple[int, int]]:
         """tgid -> (svc, verdict)"""
