@@ -9,7 +9,7 @@ right because it is the same for all rows of a template.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from exporters import template as t
 from exporters.envelope import Run
 from exporters.page import varint_size
-from instrumenter.model import I64, KIND_SERVER, U8, U64, Spans
+from instrumenter.model import I32, I64, KIND_SERVER, U8, U64, Spans, Text
 
 Rows = NDArray[np.intp]
 FEWEST: Final = 16  # rows of a template: below it a page is cheaper
@@ -58,6 +58,41 @@ def uniform(spans: Spans, fragments: Sequence[t.Fragments]) -> tuple[list[Run], 
             writer.integer(number.key, size, values)
         runs.append(writer.run())
     return runs, np.concatenate(others) if others else everything[:0]
+
+
+def joined(batch: Sequence[Spans]) -> list[Spans]:
+    """The same spans in as few batches as may be: one without texts costs no more for being long."""
+    out: list[Spans] = []
+    by_columns: dict[tuple[str, ...], list[Spans]] = {}
+    for spans in batch:
+        if spans.texts or (spans.trace_state.length > 0).any():
+            out.append(spans)
+        else:
+            by_columns.setdefault(tuple(spans.ints), []).append(spans)
+    return [*out, *(parts[0] if len(parts) == 1 else _concatenated(parts) for parts in by_columns.values())]
+
+
+def _concatenated(parts: list[Spans]) -> Spans:
+    resources = {id(r): r for part in parts for r in part.resources}
+    shapes = {id(s): s for part in parts for s in part.shapes}
+    places = {key: place for known in (resources, shapes) for place, key in enumerate(known)}
+
+    def numbers(items: Sequence[object], column: I32) -> I32:
+        return np.array([places[id(item)] for item in items], np.int32)[column]
+
+    def column(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    rows = sum(map(len, parts))
+    return Spans(
+        list(resources.values()), list(shapes.values()),
+        np.concatenate([numbers(part.resources, part.resource) for part in parts]),
+        np.concatenate([numbers(part.shapes, part.shape) for part in parts]),
+        column("trace_id"), column("span_id"), column("parent_id"), column("flags"),
+        column("start_ns"), column("end_ns"),
+        {key: np.concatenate([part.ints[key] for part in parts]) for key in parts[0].ints}, {},
+        Text(np.zeros((rows, 0), np.uint8), np.full(rows, -1, np.int32)),
+    )  # fmt: skip
 
 
 def _number(key: str, values: I64) -> _Number:

@@ -38,7 +38,7 @@ from instrumenter.own_metrics import OwnMetrics
 from instrumenter.parts import agent_version, make_selection, name_options, own_resource
 from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
-from instrumenter.run import Stop, notify, seconds_since_exec
+from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
 from instrumenter.sizes import make_histograms
 from instrumenter.telemetry import Counters
 
@@ -153,6 +153,7 @@ class Live:
         self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
         self._meter.use(self._outputs.metrics)
+        keep_heap()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
 
     def ready_line(self) -> str:

@@ -47,6 +47,7 @@ def _mask(port: str) -> U64:
 _SERVER, _CLIENT = _mask("local_port"), _mask("remote_port")
 _STATE: Final[U64] = _ones("state_off", "state_len", "text_len").view("<u8")
 _COLUMNS: Final = np.flatnonzero(_SERVER | _CLIENT)
+_IS_SERVER: Final = int(Direction.SERVER)  # a plain number: an enum costs as much as the comparison
 _LOW_BITS: Final = np.array([(1 << bits) - 1 for bits in range(65)], np.uint64)
 
 
@@ -97,7 +98,7 @@ def kinds(x: Records, text: U8) -> Kinds | None:
 def _only_kind(x: Records, text: U8) -> Kinds | None:
     """What most batches of a busy service are: all rows of one kind. None: they may be of several."""
     raw = x.view(_VIEW)
-    side = _SERVER if x["key"]["direction"][0] == Direction.SERVER else _CLIENT
+    side = _SERVER if int(x["key"]["direction"][0]) == _IS_SERVER else _CLIENT
     if ((raw ^ raw[0]) & (side | _STATE)).any() or (reach := _reach(x[:1], text[:1])) is None:
         return None
     end = int(reach[0])
@@ -112,7 +113,7 @@ def _only_kind(x: Records, text: U8) -> Kinds | None:
 def _record_columns(x: Records) -> Iterator[U64]:
     """What a kind depends on beside the text, word by word: every column is read once, which a matrix is not."""
     raw = x.view(_VIEW)
-    server = x["key"]["direction"] == Direction.SERVER
+    server = x["key"]["direction"] == _IS_SERVER
     one_side = server.all()
     for place in _COLUMNS.tolist():
         mask = _SERVER[place] if one_side else np.where(server, _SERVER[place], _CLIENT[place])
@@ -146,13 +147,14 @@ def _reach(x: Records, text: U8) -> I64 | None:
 
 def ephemeral_ports(x: Records) -> dict[str, I64]:
     """The attributes of `x` that its kinds leave out; -1 where a row's kind has them."""
-    server = x["key"]["direction"] == Direction.SERVER
-    ports: dict[str, I64] = {}
+    server = x["key"]["direction"] == _IS_SERVER
+    if server.all():
+        remote = x["remote_port"].astype(np.int64)
+        return {"network.peer.port": remote, "client.port": remote}
+    ports = {"network.local.port": np.where(server, np.int64(-1), x["local_port"].astype(np.int64))}
     if server.any():
         remote = np.where(server, x["remote_port"].astype(np.int64), np.int64(-1))
         ports |= {"network.peer.port": remote, "client.port": remote}
-    if not server.all():
-        ports["network.local.port"] = np.where(server, np.int64(-1), x["local_port"].astype(np.int64))
     return ports
 
 

@@ -26,6 +26,7 @@ from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
 
 log = logging.getLogger("stingless")
 _SAID_QUIETLY: Final = frozenset({"series_folded", "unanswered_response", "gap", "malformed"})  # traffic's, not ours
+_LOSSES: Final = {f"kernel.lost.{reason}": reason for reason in LOSS_NAMES.values()}
 _REMEMBER_GONE_S: Final = 900.0
 BATCH_ROWS: Final = 2048  # named at once: more would only make the columns, and with them the agent, larger
 
@@ -145,12 +146,12 @@ class Meter:
     def check_losses(self) -> None:
         """Books what the kernel lost, and says each reason once with its sentence."""
         self._counters.add_kernel_losses(self._read_losses())
-        for reason in LOSS_NAMES.values():
-            name = f"kernel.lost.{reason}"
-            if name not in self._warned and self._counters.value(name):
-                self._warned.add(name)
-                level = logging.DEBUG if reason in _SAID_QUIETLY else logging.WARNING
-                log.log(level, "%s: %s Counted as stingless.exchanges.lost.", reason, SENTENCES[name])
+        lost = {key.name for key, amount in self._counters.items() if amount and key.name in _LOSSES}
+        for name in sorted(lost - self._warned):
+            self._warned.add(name)
+            reason = _LOSSES[name]
+            level = logging.DEBUG if reason in _SAID_QUIETLY else logging.WARNING
+            log.log(level, "%s: %s Counted as stingless.exchanges.lost.", reason, SENTENCES[name])
 
     def collect(self, final: bool = False) -> list[Metric]:
         """All metrics now, cumulative."""

@@ -12,6 +12,7 @@ from exchanges import SECOND, START, FixedRegistry, exchange, mix, together
 from named_spans import CASES, CLIENT_CASES, OFFSET
 
 from exporters.encode import SpanEncoder
+from exporters.uniform import joined
 from instrumenter.bpf.abi import Direction, Flag
 from instrumenter.kinds import kinds
 from instrumenter.names import Namer
@@ -134,3 +135,18 @@ def test_records_that_claim_too_much_have_no_kind() -> None:
     batch.x["host_off"][1] = 60_000
     assert kinds(batch.x, batch.text) is None
     both_ways(batch)
+
+
+def test_batches_joined_are_the_same_spans() -> None:
+    namer = Namer(FixedRegistry(), Counters())
+    parts = [busy([{"svc": svc, "target": b"/%d" % n}], 20, n) for n, svc in enumerate((1, 2, 1, 3))]
+    parts += [busy([*WHAT[:5], {"direction": CLIENT}], 20), mix(30), busy([{"direction": CLIENT}], 20)]
+    batch = [spans for part in parts for spans in namer.batches(part, OFFSET)]
+    whole = joined(batch)
+    assert len(whole) == 4  # of servers, of clients, of both, and those with texts of their own
+    assert sum(map(len, whole)) == sum(map(len, batch))
+    before, after = (
+        sorted([span for part in some for _, span in otlp_spans.spans(SpanEncoder().encode(part))], key=repr)
+        for some in (batch, whole)
+    )
+    assert before == after
