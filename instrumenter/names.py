@@ -39,6 +39,7 @@ __all__ = ["Labels", "NameOptions", "Namer"]
 # Plain numbers: an enum's arithmetic costs as much as NumPy's on a small batch.
 _FIRST, _SAMPLED = int(Flag.FIRST), int(Flag.SAMPLED)
 _SERVER, _CLIENT, _COMPLETE = int(Direction.SERVER), int(Direction.CLIENT), int(Outcome.COMPLETE)
+_UNTRIED: Final = 7
 _WIDEST_SIZE: Final = (1 << 63) - 1
 
 
@@ -58,6 +59,7 @@ class Namer:
         self._options = options or NameOptions()
         self._describer = Describer(self._options)
         self._kinds = KindShapes(self._describer, self._options.max_cached)
+        self._untried = 0  # batches that are still to be named by columns without a look for kinds
         self._booked: list[tuple[str, int, int]] = []  # of the batch at hand; counted when all of it went well
 
     def spans(self, exchanges: Exchanges, clock_offset_ns: int) -> Spans:
@@ -74,12 +76,23 @@ class Namer:
         """As `spans`, in any order; exchanges of a kind (kinds.py) share a shape that holds all but their numbers."""
         with self._booking():
             x, text = self._wanted(exchanges.x, exchanges.text)
-            alike = kinds(x, text) if len(x) else None
-            if alike is None or alike.diverse:
+            alike = self._alike(x, text)
+            if alike is None:
                 out = [self._by_columns(x, text, clock_offset_ns)]
             else:
                 out = self._by_kind(x, text, alike, clock_offset_ns)
             return [spans for spans in out if len(spans)]
+
+    def _alike(self, x: Records, text: U8) -> Kinds | None:
+        """The kinds of the rows, if that helps; after a batch where it did not, the next ones are not tried."""
+        if not len(x) or self._untried:
+            self._untried = max(0, self._untried - 1)
+            return None
+        alike = kinds(x, text)
+        if alike is not None and alike.diverse:
+            self._untried = _UNTRIED
+            return None
+        return alike
 
     @contextmanager
     def _booking(self) -> Iterator[None]:

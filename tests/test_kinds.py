@@ -150,3 +150,12 @@ def test_batches_joined_are_the_same_spans() -> None:
         for some in (batch, whole)
     )
     assert before == after
+
+
+def test_after_a_batch_of_all_kinds_it_is_tried_again_later() -> None:
+    namer = Namer(FixedRegistry(), Counters())
+    assert namer.batches(mix(200, diverse=True), OFFSET)[0].texts
+    again = [bool(namer.batches(busy([{}], 30), OFFSET)[0].texts) for _ in range(12)]
+    assert again == sorted(again, reverse=True)
+    assert again[0]
+    assert not again[-1]
