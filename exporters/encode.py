@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exporters import template as t
 from exporters.envelope import Envelope, Filler, Run
 from exporters.page import Packed, Page, Scratch, fixed64
+from exporters.uniform import uniform
 from instrumenter.model import KIND_SERVER, Spans, Text
 
 SCOPE: Final = "stingless"
@@ -58,8 +59,14 @@ class SpanEncoder:
         return filler.finish()
 
     def _runs(self, spans: Spans) -> Iterator[Run]:
-        """The encoded spans, those of a resource together."""
+        """The encoded spans, those of a resource together, as far as they take the same way."""
         shapes = [self._fragments.get(shape) for shape in spans.shapes]
+        runs, rows = uniform(spans, shapes)
+        yield from runs
+        if len(rows):
+            yield from self._pages(spans if len(rows) == len(spans) else spans.take(rows), shapes)
+
+    def _pages(self, spans: Spans, shapes: list[t.Fragments]) -> Iterator[Run]:
         tables = [t.table(column) for column in zip(*shapes, strict=True)]
         server = np.array([shape.kind == KIND_SERVER for shape in spans.shapes], np.bool_)[spans.shape]
         order = np.argsort(spans.resource.astype(np.int64) * 2 + server, kind="stable")

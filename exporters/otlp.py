@@ -16,6 +16,7 @@ from exporters.otlp_options import BatchOptions, OtlpOptions, batch_options, otl
 from exporters.otlp_retry import RetryPolicy, Sender
 from exporters.otlp_transport import SCHEMA_URL, Reply, Transport, agent_version, open_transport
 from exporters.queue import SpanWorker, Tally, merge_tallies, split_tally
+from exporters.uniform import joined
 from instrumenter.model import Spans
 from instrumenter.telemetry import Counters, tally
 
@@ -133,7 +134,7 @@ class OtlpSpanExporter:
         """Pieces joined up to MAX_REQUEST_BYTES: serialized messages one after the other are one (Protocol Buffers)."""
         held: list[Piece] = []
         size = 0
-        for spans in batch:
+        for spans in joined(batch):
             for piece in self._pieces(spans):
                 if held and size + len(piece.body) > MAX_REQUEST_BYTES:
                     yield _join(held)

@@ -7,6 +7,7 @@ The rule it protects: no request is larger than the receiver takes, and it is kn
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -149,9 +150,16 @@ def _exemplar(exemplar: Exemplar) -> pb.Exemplar:
     )
 
 
-def key_values(attributes: Attributes) -> Iterator[KeyValue]:
-    """Attributes as OTLP has them."""
-    return (KeyValue(key=key, value=_any(value)) for key, value in attributes)
+@functools.lru_cache(maxsize=8192)
+def _texts(attributes: Attributes) -> tuple[KeyValue, ...]:
+    return tuple([KeyValue(key=key, value=_any(value)) for key, value in attributes])
+
+
+def key_values(attributes: Attributes) -> tuple[KeyValue, ...]:
+    """Attributes as OTLP has them. Those of texts alone are remembered: 1, 1.0 and True are equal keys."""
+    if all(type(value) is str for _, value in attributes):
+        return _texts(attributes)
+    return tuple([KeyValue(key=key, value=_any(value)) for key, value in attributes])
 
 
 def _any(value: Value) -> AnyValue:

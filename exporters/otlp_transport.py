@@ -2,22 +2,19 @@
 """One attempt to hand one encoded request to an OTLP receiver: bytes in, a `Reply` out, never an exception.
 
 The rule it protects: what an answer means (OTLP specification 1.x, "OTLP/gRPC Response", "OTLP/HTTP Response") is
-decided here and nowhere else. grpc or requests is imported only by the transport that is used, when it is built.
+decided here and nowhere else. grpc or urllib3 is imported only by the transport that is used, when it is built.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from exporters.otlp_options import OtlpOptions, Signal
-
-if TYPE_CHECKING:
-    import requests
 
 _METHODS: Final = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -26,9 +23,8 @@ _METHODS: Final = {
 _RETRYABLE_GRPC: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
-_RETRYABLE_HTTP: Final = frozenset({429, 502, 503, 504})
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"  # of the conventions that names and metrics follow
-_MAX_REPLY: Final = 4 << 20  # bytes of an answer that are read
+MAX_REPLY: Final = 4 << 20  # bytes of an answer that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +48,7 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
+@functools.cache
 def agent_version() -> str:
     """Of the installed distribution; empty when run from a tree that is not installed."""
     from importlib.metadata import PackageNotFoundError, version
@@ -69,10 +66,14 @@ def user_agent() -> str:
 
 def open_transport(options: OtlpOptions) -> Transport:
     """Import what the protocol needs and make its transport; connects at the first send."""
-    return GrpcTransport(options) if options.protocol == "grpc" else HttpTransport(options)
+    if options.protocol == "grpc":
+        return GrpcTransport(options)
+    from exporters.otlp_http import HttpTransport
+
+    return HttpTransport(options)
 
 
-def _response_parser(signal: Signal) -> Callable[[bytes], Any]:
+def response_parser(signal: Signal) -> Callable[[bytes], Any]:
     """bytes -> Export{Trace,Metrics}ServiceResponse."""
     if signal == "traces":
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -83,7 +84,7 @@ def _response_parser(signal: Signal) -> Callable[[bytes], Any]:
     return ExportMetricsServiceResponse.FromString
 
 
-def _delivered(response: Any, signal: Signal) -> Reply:
+def delivered(response: Any, signal: Signal) -> Reply:
     partial = response.partial_success
     rejected = partial.rejected_spans if signal == "traces" else partial.rejected_data_points
     return Reply("delivered", partial.error_message, rejected=max(0, rejected))
@@ -103,14 +104,14 @@ class GrpcTransport:
             ("grpc.initial_reconnect_backoff_ms", 500),
             ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 5_000),
-            ("grpc.max_receive_message_length", _MAX_REPLY),
+            ("grpc.max_receive_message_length", MAX_REPLY),
         )
         if options.insecure:
             self._channel = self._grpc.insecure_channel(options.endpoint, settings)
         else:
             self._channel = self._grpc.secure_channel(options.endpoint, self._credentials(), settings)
         self._call = self._channel.unary_unary(
-            _METHODS[options.signal], response_deserializer=_response_parser(options.signal)
+            _METHODS[options.signal], response_deserializer=response_parser(options.signal)
         )
 
     def _credentials(self) -> Any:
@@ -136,7 +137,7 @@ class GrpcTransport:
             return _grpc_failure(error)
         except ValueError as error:  # the channel was closed by `close` from another thread
             return Reply("retry", str(error))
-        return _delivered(response, self._options.signal)
+        return delivered(response, self._options.signal)
 
     def close(self) -> None:
         """Ends a call that runs in another thread, too."""
@@ -162,13 +163,13 @@ def _retry_info(error: Any) -> float | None:
     from google.rpc.error_details_pb2 import RetryInfo
 
     info = RetryInfo()
-    for detail in _status(details).details:
+    for detail in error_status(details).details:
         if detail.Unpack(info):
             return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
     return None
 
 
-def _status(body: bytes) -> Any:
+def error_status(body: bytes) -> Any:
     """google.rpc.Status; an empty one where the bytes are something else."""
     from google.protobuf.message import DecodeError
     from google.rpc import status_pb2
@@ -179,84 +180,6 @@ def _status(body: bytes) -> Any:
     except DecodeError:
         status.Clear()
     return status
-
-
-class HttpTransport:
-    """OTLP/HTTP with protobuf bodies, over one kept-alive connection."""
-
-    def __init__(self, options: OtlpOptions) -> None:
-        import requests
-        import urllib3
-
-        self._requests = requests
-        # What may pass: no connection, a broken one, or one that broke while the answer was read (urllib3's errors).
-        self._broken = (
-            requests.ConnectionError,
-            requests.exceptions.ChunkedEncodingError,
-            urllib3.exceptions.HTTPError,
-        )
-        self._options = options
-        self._parse = _response_parser(options.signal)
-        self._session = requests.Session()
-        # Proxies as everywhere, looked up once; but no ~/.netrc over our headers and no REQUESTS_CA_BUNDLE over our CA.
-        self._session.proxies.update(requests.utils.get_environ_proxies(options.endpoint))
-        self._session.trust_env = False
-        self._session.verify = options.ca or True
-        if options.certificate:
-            self._session.cert = (options.certificate, options.key) if options.key else options.certificate
-        self._session.headers["User-Agent"] = user_agent()
-        self._session.headers.update(options.headers)
-        self._session.headers["Content-Type"] = "application/x-protobuf"
-        if options.gzip:
-            self._session.headers["Content-Encoding"] = "gzip"
-
-    def prepare(self, body: bytes) -> bytes:
-        if not self._options.gzip:
-            return body
-        import gzip
-
-        return gzip.compress(body, compresslevel=1, mtime=0)  # level 6 costs three times as much for a tenth in size
-
-    def send(self, prepared: bytes, timeout_s: float) -> Reply:
-        try:
-            with self._session.post(
-                self._options.endpoint,
-                data=prepared,
-                timeout=None if math.isinf(timeout_s) else timeout_s,
-                allow_redirects=False,  # a redirected POST becomes a GET
-                stream=True,
-            ) as response:
-                body = response.raw.read(_MAX_REPLY, decode_content=True)
-                return self._reply(response, body)
-        except self._requests.Timeout:
-            return Reply("retry", f"no answer within {timeout_s:g} s")
-        except self._broken as error:
-            return Reply("retry", _cause(error))
-        except self._requests.RequestException as error:
-            return Reply("refused", _cause(error))
-
-    def _reply(self, response: requests.Response, body: bytes) -> Reply:
-        status = response.status_code
-        protobuf = response.headers.get("Content-Type", "").startswith("application/x-protobuf")
-        if 200 <= status < 300:
-            return self._accepted(body if protobuf else b"")
-        reason = _status(body).message if protobuf else body[:200].decode("utf-8", "replace").strip()
-        message = " ".join(filter(None, (f"HTTP {status}", response.reason, reason.partition("\n")[0])))
-        if status in _RETRYABLE_HTTP:
-            return Reply("retry", message, wait_s=retry_after(response.headers.get("Retry-After", ""), time.time()))
-        return Reply("refused", message)
-
-    def _accepted(self, body: bytes) -> Reply:
-        from google.protobuf.message import DecodeError
-
-        try:
-            return _delivered(self._parse(body), self._options.signal)
-        except DecodeError:  # the status counts; a proxy may have changed the body
-            return Reply("delivered")
-
-    def close(self) -> None:
-        """Requests cannot end a call that runs in another thread; its own timeout will."""
-        self._session.close()
 
 
 def retry_after(text: str, now: float) -> float | None:
@@ -272,7 +195,7 @@ def retry_after(text: str, now: float) -> float | None:
         return None
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The innermost reason of a chain of library errors: "Connection refused" instead of three nested reprs."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner

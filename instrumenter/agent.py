@@ -38,7 +38,7 @@ from instrumenter.own_metrics import OwnMetrics
 from instrumenter.parts import agent_version, make_selection, name_options, own_resource
 from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
-from instrumenter.run import Stop, notify, seconds_since_exec
+from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
 from instrumenter.sizes import make_histograms
 from instrumenter.telemetry import Counters
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stingless")
 CHECK_S: Final = 1.0  # between two looks at the kernel's losses
-POLL_S: Final = 0.25  # longest wait for records: how late a timer may be
+POLL_S: Final = 1.0  # longest wait for records: how late a timer may be
 LIVE_S: Final = 1.0  # between two pictures of the live view
 REPLAY_AHEAD: Final = 8_192  # spans that a replay may have queued: far below what any queue sheds at
 BUSY_S: Final = 0.2  # for a CPU that was interrupted while it wrote a record
@@ -161,6 +161,7 @@ class Live:
         self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())
         self._meter.use(self._outputs.metrics)
+        keep_heap()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
 
     def ready_line(self) -> str:

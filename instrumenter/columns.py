@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from instrumenter.bpf.abi import EXCHANGE, RED_KEY
 from instrumenter.model import I32, I64, U8, U64, Text
 
 Rows = NDArray[np.intp]
@@ -20,6 +21,9 @@ Bools = NDArray[np.bool_]
 
 _MIX: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 _SHIFT: Final = np.uint64(29)
+_EXCHANGE_WORDS: Final = np.dtype((np.dtype("<u8"), (EXCHANGE.itemsize // 8,)))
+_KEY_WORDS: Final = RED_KEY.itemsize // 8
+_PADDING: Final = np.uint64((1 << 56) - 1)  # `pad` is the last byte of a key
 
 
 def distinct(words: U64) -> tuple[Rows, Rows]:
@@ -45,6 +49,23 @@ def distinct(words: U64) -> tuple[Rows, Rows]:
 def _unique(values: NDArray[Any]) -> tuple[Rows, Rows]:
     _, first, group = np.unique(values, return_index=True, return_inverse=True)
     return first, group.reshape(-1)
+
+
+def key_words(x: NDArray[Any]) -> U64:
+    """The metric keys of exchange records as words (n, 3), a copy, their padding zero."""
+    words: U64 = np.array(x.view(_EXCHANGE_WORDS)[:, :_KEY_WORDS], np.uint64)
+    words[:, -1] &= _PADDING
+    return words
+
+
+def amounts(numbers: NDArray[Any]) -> list[tuple[int, int]]:
+    """Each distinct number and how often it is there; one that is alone is found without sorting."""
+    if not len(numbers):
+        return []
+    if bool((numbers == numbers[0]).all()):
+        return [(int(numbers[0]), len(numbers))]
+    found, counts = np.unique(numbers, return_counts=True)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def within(width: int, length: I64) -> Bools:

@@ -10,12 +10,12 @@ adds those up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from instrumenter.bpf.abi import RED_KEY, Direction, Flag
-from instrumenter.columns import Rows, distinct
+from instrumenter.columns import Rows, distinct, key_words
 from instrumenter.heads import Heads
 from instrumenter.model import Attributes, Exemplar, Value
 from instrumenter.routes import Routes, printable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
+_SAMPLED: Final = int(Flag.SAMPLED)
 
 
 class _Moment(NamedTuple):
@@ -63,10 +64,9 @@ class Labels:
         x = exchanges.x
         if len(x) == 0:
             return
-        keys = np.array(x["key"])  # a copy: the batch is not ours to change
-        keys["pad"] = 0
-        first, group = distinct(keys.view("<u8").reshape(-1, 3))
-        tokens = keys[first].tobytes()
+        words = key_words(x)
+        first, group = distinct(words)
+        tokens = words[first].tobytes()
         latest = _latest(x, self._eligible(x), group, len(first))
         for place, (row, newest) in enumerate(zip(first.tolist(), latest.tolist(), strict=True)):
             token = tokens[place * RED_KEY.itemsize : (place + 1) * RED_KEY.itemsize]
@@ -79,7 +79,7 @@ class Labels:
         """Rows that may be exemplars."""
         if self._filter == "always_off":
             return np.empty(0, np.intp)
-        return np.arange(len(x)) if self._filter == "always_on" else np.flatnonzero(x["flags"] & Flag.SAMPLED)
+        return np.arange(len(x)) if self._filter == "always_on" else np.flatnonzero(x["flags"] & _SAMPLED)
 
     def knows(self, key: bytes) -> bool:
         """Whether an exchange has taught this key, so that `attributes` will not change."""
@@ -154,7 +154,12 @@ def parse_key(key: bytes) -> Key | None:
 def _latest(x: Any, rows: Rows, group: Rows, groups: int) -> Rows:
     """Of `rows`, the one that ended last in each group; -1 where there is none."""
     latest = np.full(groups, -1, np.intp)
-    rows = rows[np.argsort(x["end_ns"][rows], kind="stable")]
+    end = x["end_ns"][rows]
+    if groups == 1 and len(rows):
+        latest[0] = rows[len(rows) - 1 - end[::-1].argmax()]
+        return latest
+    if (end[1:] < end[:-1]).any():
+        rows = rows[np.argsort(end, kind="stable")]
     latest[group[rows]] = rows  # the last of several assignments to a place stays
     return latest
 

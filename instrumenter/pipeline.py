@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from instrumenter.columns import amounts
 from instrumenter.discovery.services import ServiceInfo
 from instrumenter.metrics import RedCollector
 from instrumenter.model import Metric, MetricExporter, Resource, SpanExporter
@@ -26,6 +26,7 @@ from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
 
 log = logging.getLogger("stingless")
 _SAID_QUIETLY: Final = frozenset({"series_folded", "unanswered_response", "gap", "malformed"})  # traffic's, not ours
+_LOSSES: Final = {f"kernel.lost.{reason}": reason for reason in LOSS_NAMES.values()}
 _REMEMBER_GONE_S: Final = 900.0
 BATCH_ROWS: Final = 2048  # named at once: more would only make the columns, and with them the agent, larger
 
@@ -78,8 +79,7 @@ class Pipeline:
                 self._exchanges(Exchanges(whole.x[rows], whole.text[rows]), records.clock_offset_ns)
 
     def _exchanges(self, exchanges: Exchanges, clock_offset_ns: int) -> None:
-        found, amounts = np.unique(exchanges.x["key"]["svc"], return_counts=True)
-        by_svc = dict(zip(found.tolist(), amounts.tolist(), strict=True))
+        by_svc = dict(amounts(exchanges.x["key"]["svc"]))
         self.seen.update(by_svc)
         self._counters.add("exchanges.received", len(exchanges.x))
         with self._guard("the labels of a batch could not be learnt"):
@@ -87,15 +87,16 @@ class Pipeline:
         if not self._exporters:  # what came up was for its labels, or for a recording
             self._book("exchanges.taught", by_svc)
             return
-        spans = None
+        batches = None
         with self._guard("a batch of exchanges could not be named"):
-            spans = self._namer.spans(exchanges, clock_offset_ns)
-        if spans is None:
+            batches = self._namer.batches(exchanges, clock_offset_ns)
+        if batches is None:
             self._book("records.malformed", by_svc)
             return
-        for exporter in self._exporters:
-            with self._guard("an exporter did not take a batch of spans"):
-                exporter.export_spans(spans)
+        for spans in batches:
+            for exporter in self._exporters:
+                with self._guard("an exporter did not take a batch of spans"):
+                    exporter.export_spans(spans)
 
     def _book(self, name: str, by_svc: Mapping[int, int]) -> None:
         for svc, amount in by_svc.items():
@@ -145,12 +146,12 @@ class Meter:
     def check_losses(self) -> None:
         """Books what the kernel lost, and says each reason once with its sentence."""
         self._counters.add_kernel_losses(self._read_losses())
-        for reason in LOSS_NAMES.values():
-            name = f"kernel.lost.{reason}"
-            if name not in self._warned and self._counters.value(name):
-                self._warned.add(name)
-                level = logging.DEBUG if reason in _SAID_QUIETLY else logging.WARNING
-                log.log(level, "%s: %s Counted as stingless.exchanges.lost.", reason, SENTENCES[name])
+        lost = {key.name for key, amount in self._counters.items() if amount and key.name in _LOSSES}
+        for name in sorted(lost - self._warned):
+            self._warned.add(name)
+            reason = _LOSSES[name]
+            level = logging.DEBUG if reason in _SAID_QUIETLY else logging.WARNING
+            log.log(level, "%s: %s Counted as stingless.exchanges.lost.", reason, SENTENCES[name])
 
     def collect(self, final: bool = False) -> list[Metric]:
         """All metrics now, cumulative."""

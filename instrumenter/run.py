@@ -20,7 +20,8 @@ from typing import Final
 
 from instrumenter.errors import CannotStart
 
-_M_ARENA_MAX: Final = -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+KEPT: Final = 8 << 20  # bytes
 
 
 class Stop:
@@ -66,6 +67,14 @@ def one_heap() -> None:
     """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_heap() -> None:
+    """Has glibc keep up to KEPT of freed memory, which would be taken again, and zeroed, a moment later."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, KEPT)
+        mallopt(_M_TRIM_THRESHOLD, KEPT)
 
 
 def require_rights() -> None:

@@ -7,11 +7,12 @@ process whose birth it does not know; and nothing is left in a ring that the age
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instrumenter.bpf.abi import EVENT, EXCHANGE_LONG, EXCHANGE_SHORT
@@ -25,12 +26,8 @@ from instrumenter.records import nothing
 
 MAX_RECORDS = 2_048  # of one ring in one batch, and
 MAX_BYTES = 2 << 20  # so that memory stays flat whatever piles up
-LONGEST_S = 0.05  # between two looks at the rings
-SHORTEST_S = 0.001
-WANTED_FILL = 0.25  # of a ring, at each look
-EVENTS_S = 0.01  # between two looks for events
-GATHER_S = 0.2  # how long a few exchanges wait for more: a batch of ten costs as much as one of a hundred
-GATHER_FILL = 1 / 64  # of a ring: what is not few
+LOOK_S = 0.25  # between two looks at the exchanges: a batch of ten costs as much as one of a hundred
+EVENTS_S = 0.01  # between the first event that is seen and the look for those that come with it
 
 
 def clock_offset_ns() -> int:
@@ -45,33 +42,28 @@ def clock_offset_ns() -> int:
     return offset
 
 
-def next_period(period_s: float, waited_s: float, fill: float) -> float:
-    """How long to wait now, so that about WANTED_FILL of the fullest ring is taken then, if it fills as it just did.
-
-    Shrinks at once, grows at most twofold a look.
-    """
-    wanted = waited_s * WANTED_FILL / fill if fill > 0 else LONGEST_S
-    return min(LONGEST_S, max(SHORTEST_S, min(wanted, period_s * 2)))
-
-
 class RingSource:
-    """The kernel's rings. Exchanges are submitted without a wake-up, so it looks by the clock; events wake it."""
+    """The kernel's rings. It looks for exchanges by the clock; the kernel wakes it when they fill a quarter of a ring,
+    and with every event."""
 
-    def __init__(self, short: Pages, long: Pages, events: Pages, event_fd: int = -1) -> None:
-        """`event_fd`: the map of the events' ring, to be woken by; -1: only the clock."""
+    def __init__(
+        self, short: Pages, long: Pages, events: Pages, event_fd: int = -1, exchange_fds: Sequence[int] = ()
+    ) -> None:
+        """`event_fd`, `exchange_fds`: the rings' maps, to be woken by; without them there is only the clock."""
         self._short = Ring("exchanges", short, EXCHANGE_SHORT, MAX_RECORDS, MAX_BYTES)
         self._long = Ring("long_exchanges", long, EXCHANGE_LONG, MAX_RECORDS, MAX_BYTES)
         self._events = Ring("events", events, EVENT, MAX_RECORDS, MAX_BYTES)
         self._rings = (self._short, self._long, self._events)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event_fd = event_fd
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
-        if event_fd >= 0:
-            self._epoll.register(event_fd, select.EPOLLIN | select.EPOLLET)
+        for fd in (event_fd, *exchange_fds):
+            if fd >= 0:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         self._lock = threading.Lock()  # held while the rings are mapped and read
         self._closed = False
-        self._period = LONGEST_S
-        self._looked = self._taken = time.monotonic()  # when the rings were last looked at, and when they were read
+        self._taken = time.monotonic()  # when the exchanges were last read
         self._more = False
 
     @property
@@ -92,57 +84,45 @@ class RingSource:
         return {r.name: r.fill for r in self._rings}
 
     def poll(self, timeout_s: float) -> Records:
-        """See RecordSource. Waits for the end of the current period at least, unless a full batch left some behind.
-
-        A few exchanges are left for a later look, up to GATHER_S; events are not.
-        """
+        """See RecordSource. Exchanges may wait for LOOK_S, unless a full batch left some behind; events do not."""
         deadline = time.monotonic() + timeout_s
         while not self._closed:
             now = time.monotonic()
-            due = now if self._more else self._looked + self._period
-            woken = self._sleep(max(0.0, min(due, deadline) - now))
+            until = min(now if self._more else self._taken + LOOK_S, deadline)
+            woken = self._sleep(max(0.0, until - now))
+            if woken == {self._event_fd}:  # where one event is there are more
+                time.sleep(max(0.0, min(EVENTS_S, until - time.monotonic())))
+                woken = set()
             now = time.monotonic()
-            if not woken and now < min(due, deadline):  # an event, and where one is there are more
-                time.sleep(max(0.0, min(self._looked + EVENTS_S, due, deadline) - now))
-                now = time.monotonic()
-            records = self._look(now, everything=woken or now >= deadline)
-            if records or woken or now >= deadline:
-                return records
+            records = self._look(now, everything=bool(woken) or now >= until)
+            if records or self._wake in woken or now >= deadline:
+                return records or nothing(clock_offset_ns())
         return nothing(clock_offset_ns())
 
     def drain(self) -> Records:
         """What is there, at once; call until it is empty, after the probes are detached, to lose nothing."""
-        return self._look(time.monotonic(), everything=True)
+        return self._look(time.monotonic(), everything=True) or nothing(clock_offset_ns())
 
-    def _sleep(self, seconds: float) -> bool:
-        """Whether `wake` or `close` ended it; an event ends it too."""
-        for fd, _ in self._epoll.poll(seconds):
-            if fd == self._wake:
-                self._take_wake()
-                return True
-        return False
+    def _sleep(self, seconds: float) -> set[int]:
+        """The descriptors that ended it."""
+        woken = {fd for fd, _ in self._epoll.poll(seconds)}
+        if self._wake in woken:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        return woken
 
-    def _take_wake(self) -> None:
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
-            return
-
-    def _look(self, now: float, everything: bool) -> Records:
-        """Events, and before them the exchanges, if there are enough of them or everything is asked for."""
+    def _look(self, now: float, everything: bool) -> Records | None:
+        """Events, and before them the exchanges, if everything is asked for. None: there was nothing."""
         with self._lock:
             if self._closed:
-                return nothing(clock_offset_ns())
-            self._looked = now
-            fill = max(self._short.waiting(), self._long.waiting())
-            self._period = next_period(self._period, now - self._taken, max(fill, self._events.waiting()))
+                return None
             found: tuple[Exchanges, ...] = ()
-            if everything or self._more or fill >= GATHER_FILL or now - self._taken >= GATHER_S:
+            if everything:
                 self._taken = now
                 found = tuple(Exchanges.of(r) for r in (self._short.read(), self._long.read()) if len(r))
             events = self._events.read()
             self._more = any(r.more for r in self._rings)
-            return Records(found, events, clock_offset_ns())
+            return Records(found, events, clock_offset_ns()) if found or len(events) else None
 
     def wake(self) -> None:
         if not self._closed:

@@ -7,17 +7,26 @@ span. The rule this file protects: ids are passed on as they are, and a span nev
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instrumenter.bpf.abi import Flag
+from instrumenter.bpf.abi import EXCHANGE, Flag
 from instrumenter.columns import Bools, within
 from instrumenter.model import I32, I64, U8, U64, Text
 
 Records = NDArray[Any]  # abi.EXCHANGE
+
+
+def _offset(name: str) -> int:
+    fields: Any = EXCHANGE.fields
+    return int(fields[name][1])
+
+
 _TRACEPARENT = int(Flag.TRACEPARENT)
+_WORDS: Final = np.dtype((np.dtype("<u8"), (EXCHANGE.itemsize // 8,)))
+_TRACE_ID, _SPAN_ID = (_offset(name) // 8 for name in ("trace_id", "span_id"))  # words of a record
 
 
 class Context(NamedTuple):
@@ -47,8 +56,8 @@ def context(x: Records, clock_offset_ns: int) -> Context:
 
 def has_context(x: Records) -> Bools:
     """Whether a record's ids are valid: neither trace id nor span id all zeros (W3C Trace Context, 3.2.2)."""
-    words = np.ascontiguousarray(x["trace_id"]).view("<u8")
-    valid: Bools = (words != 0).any(axis=1) & (np.ascontiguousarray(x["span_id"]).view("<u8").ravel() != 0)
+    words: U64 = x.view(_WORDS)
+    valid: Bools = ((words[:, _TRACE_ID] | words[:, _TRACE_ID + 1]) != 0) & (words[:, _SPAN_ID] != 0)
     return valid
 
 

@@ -155,7 +155,8 @@ def test_what_is_remembered_stays_bounded_and_right() -> None:
     for _ in range(2):
         a, b = (otlp_spans.spans(SpanEncoder().encode(n.spans(batch, OFFSET))) for n in (small, large))
         assert a == b
-    held = (small._shapes, small._routes._known, small._hosts._known, small._addresses._known)
+    d = small._describer
+    held = (d._shapes, d._routes._known, d._hosts._known, d._addresses._known)
     assert max(len(cache) for cache in held) <= 7
 
 

@@ -225,7 +225,7 @@ def test_the_wrong_protocol_is_said_with_the_remedy(collector: Collector, url: s
 
 def test_relay_of_gzip_is_what_was_encoded(collector: Collector) -> None:
     """The body is compressed once, and reads back bit for bit."""
-    from exporters.otlp_transport import HttpTransport
+    from exporters.otlp_http import HttpTransport
 
     transport = HttpTransport(options_for(collector.http_url, COMPRESSION="gzip"))
     body = ProtoEncoder().encode(make_spans(100))[0][0]
@@ -260,8 +260,8 @@ def test_the_collector_counts_what_it_would_decode(collector: Collector) -> None
 
 @pytest.mark.parametrize(
     ("protocol", "needed", "unneeded"),
-    [("", set(), {"grpc", "requests", "google.protobuf", "pydantic"}), ("grpc", {"grpc"}, {"requests"}),
-     ("http/protobuf", {"requests"}, {"grpc"})],
+    [("", set(), {"grpc", "requests", "urllib3", "google.protobuf", "pydantic"}), ("grpc", {"grpc"}, {"urllib3"}),
+     ("http/protobuf", {"urllib3"}, {"grpc", "requests"})],
 )  # fmt: skip
 def test_only_what_is_used_is_imported(
     collector: Collector, protocol: str, needed: set[str], unneeded: set[str]

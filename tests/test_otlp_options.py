@@ -11,6 +11,7 @@ import pytest
 from otlp_parts import make_certificates
 
 from exporters.otlp import BatchOptions, batch_options, otlp_options
+from exporters.otlp_http import proxy_of
 from exporters.otlp_options import OtlpOptions
 from instrumenter.errors import ConfigError
 
@@ -147,3 +148,25 @@ def test_batches(environ: dict[str, str], expected: dict[str, Any]) -> None:
 def test_bad_batches(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         batch_options(environ)
+
+
+PROXIES = {"http": "http://proxy:3128", "no": "localhost,.svc,10.0.0.0/8,fd00::/8"}
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "proxy"),
+    [
+        ("http://collector:4318/v1/traces", PROXIES, "http://proxy:3128"),
+        ("https://collector:4318/v1/traces", PROXIES, None),
+        ("https://collector:4318/v1/traces", {"all": "http://every:1"}, "http://every:1"),
+        ("http://localhost:4318/", PROXIES, None),
+        ("http://collector.svc:4318/", PROXIES, None),
+        ("http://10.1.2.3:4318/", PROXIES, None),
+        ("http://11.1.2.3:4318/", PROXIES, "http://proxy:3128"),
+        ("http://[fd00::1]:4318/", PROXIES, None),
+        ("http://11.1.2.3:4318/", {}, None),
+        ("http://11.1.2.3:4318/", PROXIES | {"no": "*"}, None),
+    ],
+)
+def test_proxy(url: str, proxies: dict[str, str], proxy: str | None) -> None:
+    assert proxy_of(url, proxies) == proxy

@@ -19,6 +19,7 @@ from instrumenter.errors import StinglessError
 
 PERCPU = frozenset({5, 6, 10})  # enum bpf_map_type: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 CHUNK_BYTES = 1 << 20
+SPARSE = 128  # a key that is asked for costs as much as so many buckets of a batch
 _NO_BATCH = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, ENOTSUPP})  # before Linux 5.6, or not for this type of map
 
 Array = NDArray[Any]
@@ -85,9 +86,16 @@ class Map:
         self._lib.call(f"map {self.name}", result)
         return True
 
-    def read(self, hint: int = 0) -> tuple[Array, Array]:
-        """All keys (n,) and values, as copies. `hint` is about how many there are: right, it saves a copy."""
-        chunks = self.chunks(max(hint, CHUNK_BYTES // self._row))
+    def read(self, expected: int = -1) -> tuple[Array, Array]:
+        """All keys (n,) and values, as copies. expected: about how many there are, if that is known.
+
+        A batch locks every bucket of the map; where few keys are expected, it is cheaper to go from one to the next.
+        """
+        room = expected + expected // 8 + 64
+        if 0 <= expected < self.max_entries // SPARSE:
+            chunks = self._walk(room)
+        else:
+            chunks = self.chunks(max(room, CHUNK_BYTES // self._row))
         keys, values = next(chunks, (np.empty(0, self.key), np.empty((0, *self._shape), self.value)))
         following = next(chunks, None)
         if following is None:

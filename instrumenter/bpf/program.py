@@ -73,7 +73,7 @@ class Program:
         self._links: list[int] = []
         self._stats_fd = -1
         self._ports = np.zeros(PORTS // 64, _U64)
-        self._hint = 0
+        self._expected = [0, 0, 0]  # keys of red, red_shared and losses at their last reading
         self._procs = self._map("procs", _U32, PROCESS)
         self._red = self._map("red", RED_KEY, RED)
         self._red_shared = self._map("red_shared", RED_KEY, RED)
@@ -153,7 +153,7 @@ class Program:
                 raise CannotStart(f"cannot map the ring {name}: {error.strerror}; lower the rings' sizes") from error
             fds.append(fd)
         short, long, events = pages
-        return RingSource(short, long, events, fds[-1])
+        return RingSource(short, long, events, fds[2], fds[:2])
 
     def processes(self) -> dict[int, tuple[int, int]]:
         """tgid -> (svc, verdict)"""
@@ -179,9 +179,10 @@ class Program:
 
     def read_red(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """All counts: keys (n,) of dtype abi.RED_KEY, values (n, possible CPUs) of abi.RED. See `red_chunks`."""
-        keys, values = self._red.read(self._hint)
-        self._hint = len(keys) + len(keys) // 8 + 64
-        return _with_shared(keys, values, *self._red_shared.read())
+        keys, values = self._red.read(self._expected[0])
+        shared_keys, shared = self._red_shared.read(self._expected[1])
+        self._expected[:2] = len(keys), len(shared_keys)
+        return _with_shared(keys, values, shared_keys, shared)
 
     def red_chunks(self) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
         """As `read_red`, about 1 MB at a time, for machines where CPUs times keys are much memory.
@@ -210,7 +211,8 @@ class Program:
 
     def read_losses(self) -> dict[tuple[int, int], int]:
         """(svc, abi.Loss) -> how many since the load. svc 0: no service known."""
-        keys, values = self._losses.read()
+        keys, values = self._losses.read(self._expected[2])
+        self._expected[2] = len(keys)
         return {(int(k["svc"]), int(k["reason"])): int(v) for k, v in zip(keys, values, strict=True)}
 
     def enable_stats(self) -> bool:

@@ -143,6 +143,7 @@ class Ring:
             {"names": ["record"], "formats": [record], "offsets": [HEADER], "itemsize": self.stride}
         )  # with its header: a batch is copied as it lies there
         self._most = max(1, min(max_records, max_bytes // self.stride))
+        self._nothing: NDArray[np.void] = np.empty(0, record)
         self.read_bytes = 0  # size of the last batch, headers and discarded records included
         self.fill = 0.0  # share of the ring that was taken at the last read, 0 to 1
         self.more = False  # the last read left finished records behind
@@ -164,6 +165,9 @@ class Ring:
         start = self._pages.consumed()
         waiting = self._pages.produced() - start
         self.fill = waiting / self._pages.size
+        if not waiting:
+            self.read_bytes, self.more = 0, False
+            return self._nothing
         there = waiting // self.stride
         n = min(there, self._most)
         heads = self._heads(start, n)
@@ -174,7 +178,7 @@ class Ring:
         self.more = not len(busy) and there > n
         if not n:
             self.read_bytes = 0
-            return np.empty(0, self._record)
+            return self._nothing
         if (heads & LENGTH != self._record.itemsize).any():
             raise StinglessError(
                 f"ring {self.name} holds records of {int((heads & LENGTH).max())} bytes, the agent expects "

@@ -35,7 +35,19 @@ static __always_inline void copy_text(u8 *to, const u8 *from, u32 n)
 	}
 }
 
-/* Both return whether the record found room. No wake-up: the reader comes on its own clock. */
+enum { BPF_RB_RING_SIZE = 1, BPF_RB_PROD_POS = 3, RECORD_HEADER = 8 }; /* flags: include/uapi/linux/bpf.h */
+
+/* The reader comes on its own clock, and is woken by the record that crosses a quarter of the ring. Another CPU's record
+ * may come between and take that moment away; then it is woken a quarter later. */
+static __always_inline u64 wakeup(void *ring, u32 size)
+{
+	u64 end = bpf_ringbuf_query(ring, BPF_RB_PROD_POS), quarter = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 4;
+	bool crossed = (end & (quarter - 1)) < size + RECORD_HEADER;
+
+	return crossed ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+/* Both return whether the record found room. */
 static __always_inline bool emit_short(const struct held *h, u32 svc)
 {
 	struct exchange_short *e = bpf_ringbuf_reserve(&exchanges, sizeof(*e), 0);
@@ -46,7 +58,7 @@ static __always_inline bool emit_short(const struct held *h, u32 svc)
 	}
 	__builtin_memcpy(&e->x, &h->e.x, sizeof(e->x));
 	copy_text(e->text, h->e.text, h->e.x.text_len);
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(e, wakeup(&exchanges, sizeof(*e)));
 	return true;
 }
 
@@ -60,7 +72,7 @@ static __always_inline bool emit_long(const struct held *h, const struct long_te
 	}
 	__builtin_memcpy(&e->x, &h->e.x, sizeof(e->x));
 	bpf_probe_read_kernel(e->text, sizeof(e->text), t->text);
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(e, wakeup(&long_exchanges, sizeof(*e)));
 	return true;
 }
 
