@@ -27,6 +27,7 @@ from instrumenter import account
 from instrumenter.config_load import Loaded, otel_environment
 from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.registry import Registry
+from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import read_host
 from instrumenter.enrich.resource import ResourceBuilder
 from instrumenter.errors import StinglessError
@@ -121,15 +122,7 @@ class Live:
         """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings)
-        for pid in selection.pids:
-            if ProcFS().stat(pid) is None:
-                log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
-        builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
-        self.registry = Registry(
-            selection, ProcFS(), self._set_process, self._counters, builder,
-            service_name=settings.discovery.service_name, delete_process=self._delete_process,
-            grace_s=GRACE_NS / 1e9 + 2 * settings.metrics.interval,
-        )  # fmt: skip
+        self.registry = self._registry(selection, ResourceBuilder(host, agent_version(), settings.resource_attributes))
         self.registry.scan()
         self._program = program = self._loading.result()
         for tgid, (svc, verdict) in self._verdicts.items():
@@ -163,6 +156,16 @@ class Live:
         self._meter.use(self._outputs.metrics)
         keep_heap()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
+
+    def _registry(self, selection: Selection, builder: ResourceBuilder) -> Registry:
+        for pid in selection.pids:
+            if ProcFS().stat(pid) is None:
+                log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
+        return Registry(
+            selection, ProcFS(), self._set_process, self._counters, builder,
+            service_name=self._settings.discovery.service_name, delete_process=self._delete_process,
+            grace_s=GRACE_NS / 1e9 + 2 * self._settings.metrics.interval,
+        )  # fmt: skip
 
     def ready_line(self) -> str:
         seconds, services = seconds_since_exec(), self.registry.active()

@@ -47,11 +47,13 @@ static __always_inline u64 wakeup(void *ring, u32 size)
 	return crossed ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
-/* Both return whether the record found room. */
-static __always_inline bool emit_short(const struct held *h, u32 svc)
+/* Both return whether the record found room. The first is a function of its own for the stack's sake. */
+__noinline int emit_short(const struct held *h, u32 svc)
 {
-	struct exchange_short *e = bpf_ringbuf_reserve(&exchanges, sizeof(*e), 0);
+	struct exchange_short *e = h ? bpf_ringbuf_reserve(&exchanges, sizeof(*e), 0) : NULL;
 
+	if (!h)
+		return false;
 	if (!e) {
 		count_loss(svc, LOSS_RING_FULL);
 		return false;
