@@ -13,7 +13,6 @@ make it wait. What can fail for a user's reason fails before the kernel is touch
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
 import threading
@@ -46,7 +45,6 @@ from instrumenter.telemetry import Counters
 if TYPE_CHECKING:
     from instrumenter.bpf.program import Program
 
-log = logging.getLogger("stingless")
 CHECK_S: Final = 1.0  # between two looks at the kernel's losses
 POLL_S: Final = 1.0  # longest wait for records: how late a timer may be
 LIVE_S: Final = 1.0  # between two pictures of the live view
@@ -121,7 +119,7 @@ class Live:
     def start(self) -> None:
         """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
-        selection = make_selection(settings)
+        selection = make_selection(settings, ProcFS())
         self.registry = self._registry(selection, ResourceBuilder(host, agent_version(), settings.resource_attributes))
         self.registry.scan()
         self._program = program = self._loading.result()
@@ -158,9 +156,6 @@ class Live:
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
 
     def _registry(self, selection: Selection, builder: ResourceBuilder) -> Registry:
-        for pid in selection.pids:
-            if ProcFS().stat(pid) is None:
-                log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
         return Registry(
             selection, ProcFS(), self._set_process, self._counters, builder,
             service_name=self._settings.discovery.service_name, delete_process=self._delete_process,

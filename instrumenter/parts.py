@@ -6,17 +6,25 @@ In: `Settings`, the host. Out: the stages' own options. The rule: a stage never 
 
 from __future__ import annotations
 
+import logging
 import os
 
 from instrumenter.config import Settings
+from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
 from instrumenter.model import Resource, Value
 from instrumenter.names import NameOptions
 
+log = logging.getLogger("stingless")
 
-def make_selection(settings: Settings) -> Selection:
+
+def make_selection(settings: Settings, proc: ProcFS) -> Selection:
+    """Says which of the chosen processes are not there."""
     chosen = settings.discovery
+    for pid in chosen.pids:
+        if proc.stat(pid) is None:
+            log.warning("--pid %d: there is no such process, so nothing is watched for it", pid)
     return Selection(**{name: getattr(chosen, name) for name in Selection.__dataclass_fields__})
 
 

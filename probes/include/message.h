@@ -110,14 +110,18 @@ static __always_inline void end_response(struct conn *c, u64 now)
 	finish_exchange(c, OUTCOME_COMPLETE, now);
 }
 
+static __always_inline void end_request(struct half *h)
+{
+	h->phase = PHASE_HEAD;
+	h->begin_ns = 0;
+}
+
 static __always_inline void end_message(struct scratch *s, struct conn *c, struct half *h)
 {
-	if (s->op.response) {
+	if (s->op.response)
 		end_response(c, s->op.now);
-	} else {
-		h->phase = PHASE_HEAD;
-		h->begin_ns = 0;
-	}
+	else
+		end_request(h);
 }
 
 static __always_inline void start_body(struct scratch *s, struct conn *c, struct half *h, u32 phase, u64 length)

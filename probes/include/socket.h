@@ -78,10 +78,12 @@ __noinline int pass_body(struct conn *c, u32 response, u32 seq, u64 len)
 		h->pos = end;
 		h->seq = seq + len;
 	}
-	if (end == h->next && response)
+	if (end < h->next)
+		return 1;
+	if (response)
 		end_response(c, bpf_ktime_get_ns());
-	else if (end == h->next)
-		h->phase = PHASE_HEAD;
+	else
+		end_request(h);
 	return 1;
 }
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from instrumenter.bpf.abi import Flag, Outcome, Protocol
+from instrumenter.bpf.abi import Direction, Flag, Outcome, Protocol
 from kernel.harness import Row, Talk, Wire
 from kernel.http1 import answer, chunks, head, response_head
 
@@ -310,3 +310,19 @@ def test_keep_alive(wire: Wire) -> None:
         rows.append(Row("POST", f"/{i}", 210 + i, i, i))
     wire.run(talk.close())
     wire.check(rows)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_bodies_in_calls_of_their_own(wire: Wire, pieces: int) -> None:
+    """One exchange begins after the other has ended, whatever the bodies between them were read and written in."""
+    post, said = head("POST", "/", f"Content-Length: {5 * pieces}"), response_head(200, "Content-Length: 4")
+    talk, rows = wire.talk(), []
+    for _ in range(3):
+        talk.client(post, *[b"hello"] * pieces, sizes=[len(post), *[5] * pieces])
+        talk.server(said, b"go", b"od", sizes=[len(said), 2, 2])
+        rows.append(Row("POST", "/", 200, 5 * pieces, 4))
+    wire.run(talk.close())
+    found = wire.check(rows)
+    for side in Direction.SERVER, Direction.CLIENT:
+        times = [(each.start_ns, each.first_ns, each.end_ns) for each in found if each.direction == side]
+        assert [time for each in times for time in each] == sorted({time for each in times for time in each})
