@@ -138,21 +138,37 @@ static __always_inline void status_early(struct scratch *s)
 		s->head.started = 1;
 }
 
+/* The usual end of a head, whole in win: CR LF where a line would begin. */
+static __always_inline bool at_end(struct scratch *s)
+{
+	const u8 *p = win_at(s, s->line);
+
+	if (p[0] != '\r' || p[1] != '\n' || s->line + 2 > s->have)
+		return false;
+	s->line += 2;
+	s->head.done = 1;
+	return true;
+}
+
 /* A few lines. True: nothing more to find in win. */
 static __always_inline bool scan_lines(struct scratch *s)
 {
 	u32 at = s->scan, have = s->have, end;
+	bool fields;
 
 	status_early(s);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < LINES_A_TURN; i++) {
 		if (at >= have || at >= WIN_MAX)
 			break;
-		if (s->head.started && !s->head.skip && !may_matter(s, s->line, have, first_letters(s))) {
+		fields = s->head.started && !s->head.skip;
+		if (fields && !may_matter(s, s->line, have, first_letters(s))) {
 			at = skip_lines(s, at);
 			if (at >= have || at != s->line)
 				continue;
 		}
+		if (fields && at_end(s))
+			return true;
 		end = at + line_feed(s, at);
 		if (end >= have) {
 			at = have;

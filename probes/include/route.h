@@ -94,16 +94,43 @@ static long find_path(u32 i, struct scratch **ctx)
 	return 0;
 }
 
-/* Of the target at text[at .. at+n): never 0, which stands for `other`. */
-__noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
+static long raw_word(u32 i, struct scratch **ctx)
+{
+	struct scratch *s = *ctx;
+	struct route *r = &s->route;
+	u32 left = r->end - r->at, n = 8;
+	u64 w = word_at(s->text + (r->at & (TEXT_LONG - 1))), stop;
+
+	stop = first_equal(w, '?') | first_equal(w, '#');
+	if (stop)
+		n = first_byte(stop);
+	if (n > left)
+		n = left;
+	if (n)
+		r->hash = mix(r->hash, n >= 8 ? w : w & ((1ULL << (n * 8)) - 1));
+	r->at += n;
+	return n < 8;
+}
+
+/* The hash of a target as it stands, without its query: by it a CPU remembers the routes of the last ones. */
+static __always_inline u64 raw_hash(struct scratch *s, u32 at, u32 n)
 {
 	struct scratch *ctx = s;
-	struct route *r;
+	struct route *r = &s->route;
+
+	r->hash = s->head.is_connect + 1;
+	r->at = at;
+	r->end = at + n;
+	bpf_loop(TARGET_MAX / 8 + 1, raw_word, &ctx, 0);
+	return mix(r->hash, r->at - at) | 1ULL << 63;
+}
+
+static __always_inline u64 work_out(struct scratch *s, u32 at, u32 n)
+{
+	struct scratch *ctx = s;
+	struct route *r = &s->route;
 	u8 first;
 
-	if (!s || n > TARGET_MAX || at > METHOD_MAX)
-		return 1;
-	r = &s->route;
 	__builtin_memset(r, 0, sizeof(*r));
 	r->hash = MIX;
 	r->at = at;
@@ -121,6 +148,23 @@ __noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
 		r->at++;
 	bpf_loop(TARGET_MAX / 8 + 2 * MAX_ROUTE_SEGMENTS, route_word, &ctx, 0);
 	return r->hash | 1;
+}
+
+/* Of the target at text[at .. at+n): never 0, which stands for `other`. */
+__noinline u64 route_hash(struct scratch *s, u32 at, u32 n)
+{
+	struct known_route *known;
+	u64 raw;
+
+	if (!s || n > TARGET_MAX || at > METHOD_MAX)
+		return 1;
+	raw = raw_hash(s, at, n);
+	known = &s->routes[raw & (KNOWN_ROUTES - 1)];
+	if (known->raw != raw) {
+		known->route = work_out(s, at, n);
+		known->raw = raw;
+	}
+	return known->route;
 }
 
 #endif

@@ -20,6 +20,7 @@
 #define WINDOW_READ 2048  /* read at once, at most */
 #define CARRY_MAX 2048    /* unfinished line that is kept */
 #define TAIL 16           /* of a longer line */
+#define KNOWN_ROUTES 64   /* a power of 2 */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
 #define NOWHERE (~0ULL)
@@ -216,6 +217,11 @@ struct route {
 	u8 pad[4];
 };
 
+struct known_route {
+	u64 raw; /* hash of the target; no target has 0 */
+	u64 route;
+};
+
 struct scratch {
 	struct op op;
 	struct head head;
@@ -229,6 +235,7 @@ struct scratch {
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
 	struct route route;
+	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
