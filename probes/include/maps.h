@@ -86,6 +86,23 @@ struct {
 	__type(value, struct red);
 } red_shared SEC(".maps");
 
+/* Changes whenever a connection ends or stops to be HTTP: what was noted of one before does not hold any more. */
+u64 conns_changed = 0;
+
+struct served {
+	u64 sk;
+	u64 changed; /* conns_changed at that moment */
+};
+
+/* The server's connection that was read from last on this CPU. Its writes need no look before they happen: so much is
+ * found out without a lookup in `conns`. Written by reads; nothing is deleted, as `changed` tells what is out of date. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct served);
+} served SEC(".maps");
+
 /* Zeros, to insert: too large for the stack. Nobody writes it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -40,6 +40,11 @@ static __always_inline void drop_carries(struct conn *c)
 		drop_carry(c, 1);
 }
 
+static __always_inline void conn_changed(void)
+{
+	__sync_fetch_and_add(&conns_changed, 1);
+}
+
 struct ending {
 	struct conn *c;
 	u64 now;
@@ -95,6 +100,7 @@ static __always_inline long go_on_leaving(struct scratch *s, struct conn *c)
 		return 0;
 	}
 	drop_carries(c);
+	conn_changed();
 	c->kind = s->leaving_to;
 	c->last_way = s->op.way + 1;
 	return 1;

@@ -148,6 +148,7 @@ static __always_inline void doubt(struct scratch *s, struct conn *c)
 	if (c->kind != KIND_HTTP || !response || !c->half[HALF_REQUEST].carried || c->begun != c->answered)
 		return;
 	drop_carries(c);
+	conn_changed();
 	c->kind = KIND_SEEK;
 }
 

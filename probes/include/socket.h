@@ -57,6 +57,29 @@ static __always_inline bool sends_matter(struct conn *c, u64 len)
 	return false;
 }
 
+/* A read on a server's connection: its next write is probably on this CPU. */
+static __always_inline void note_served(struct conn *c, u64 sk)
+{
+	u32 zero = 0;
+	struct served *last;
+
+	if (!c || c->kind != KIND_HTTP || c->direction != DIRECTION_SERVER)
+		return;
+	last = bpf_map_lookup_elem(&served, &zero);
+	if (!last)
+		return;
+	last->sk = sk;
+	last->changed = conns_changed;
+}
+
+static __always_inline bool is_served(u64 sk, u64 len)
+{
+	u32 zero = 0;
+	struct served *last = bpf_map_lookup_elem(&served, &zero);
+
+	return last && last->sk == sk && last->changed == conns_changed && len <= SLOW_SEND;
+}
+
 static __always_inline bool returns_matter(struct conn *c)
 {
 	return c && c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER;
@@ -127,6 +150,12 @@ static __always_inline void on_end_of_stream(struct conn *c)
 		finish_all(c, OUTCOME_COMPLETE, bpf_ktime_get_ns());
 }
 
+static __always_inline void delete_conn(u64 sk)
+{
+	bpf_map_delete_elem(&conns, &sk);
+	conn_changed();
+}
+
 static __always_inline u32 outcome_at_close(struct conn *c, struct sock *sk, int new_state)
 {
 	int error = BPF_CORE_READ(sk, sk_err);
@@ -172,7 +201,7 @@ static __always_inline void on_state(struct sock *sk, int new_state)
 	if (c->kind == KIND_HTTP)
 		finish_all(c, outcome_at_close(c, sk, new_state), bpf_ktime_get_ns());
 	if (new_state == TCP_CLOSE)
-		bpf_map_delete_elem(&conns, &key);
+		delete_conn(key);
 	else if (c->direction == DIRECTION_CLIENT)
 		c->kind = KIND_OTHER;
 }
@@ -190,7 +219,7 @@ static __always_inline void on_destroy(struct sock *sk)
 	if (c->kind == KIND_HTTP)
 		finish_all(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET,
 			   bpf_ktime_get_ns());
-	bpf_map_delete_elem(&conns, &key);
+	delete_conn(key);
 }
 
 #endif

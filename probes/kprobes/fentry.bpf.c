@@ -6,10 +6,13 @@
 SEC("fentry/tcp_sendmsg")
 int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
 {
-	struct conn *c = get_conn((u64)sk);
 	struct scratch *s;
+	struct conn *c;
 	u32 svc;
 
+	if (is_served((u64)sk, size))
+		return 0;
+	c = get_conn((u64)sk);
 	if (!sends_matter(c, size))
 		return 0;
 	svc = watched();
@@ -54,6 +57,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 		on_end_of_stream(c);
 		return 0;
 	}
+	note_served(c, sk);
 	svc = reader(c);
 	if (!svc || is_body(c, RECEIVED, received_seq(sk) - received, received))
 		return 0;
