@@ -73,7 +73,9 @@ class Filler:
             offset = int(run.ends[begin - 1]) if begin else 0
             new_group = 0 if run.resource in self._groups else self._envelope.size(run.resource)
             room = self._max_bytes - self._used - new_group
-            fits = int(np.searchsorted(run.ends, offset + room, side="right")) - begin
+            fits = len(run.ends) - begin
+            if int(run.ends[-1]) - offset > room:
+                fits = int(np.searchsorted(run.ends, offset + room, side="right")) - begin
             fits = min(fits, self._max_spans - self._spans)
             if fits <= 0 and self._spans:
                 self._close()
