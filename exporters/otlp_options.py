@@ -69,7 +69,7 @@ class BatchOptions:
     max_queue_spans: int = 131_072
     max_queue_bytes: int = 24 << 20
     max_batch_spans: int = 4_096
-    delay_s: float = 2.0  # each request costs as much as a thousand spans
+    delay_s: float = 1.0
     export_timeout_s: float = 60.0
 
 
