@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import template as t
-from exporters.envelope import Envelope, Filler, Run
+from exporters.envelope import Body, Envelope, Filler, Run
 from exporters.page import Packed, Page, Scratch, fixed64
 from exporters.uniform import uniform
 from instrumenter.model import KIND_SERVER, Spans, Text
@@ -48,7 +48,7 @@ class SpanEncoder:
         self._resources = t.Remembered(t.resource_field, 1024)
         self._scratch = Scratch()
 
-    def encode(self, spans: Spans) -> list[tuple[bytes, int]]:
+    def encode(self, spans: Spans) -> list[tuple[Body, int]]:
         """Requests that together hold all spans, grouped by resource: (ExportTraceServiceRequest, spans in it)."""
         if not len(spans):
             return []

@@ -8,9 +8,10 @@ traces share nothing with metrics (otlp_metrics.py), so neither waits for the ot
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from exporters.envelope import Body
 from exporters.otlp_metrics import OtlpMetricExporter
 from exporters.otlp_options import BatchOptions, OtlpOptions, batch_options, otlp_options
 from exporters.otlp_retry import RetryPolicy, Sender
@@ -37,13 +38,13 @@ MAX_REQUEST_BYTES: Final = 3_500_000  # receivers take 4 MiB by default
 class Encoder(Protocol):
     """exporters.encode.SpanEncoder: each request below its max_bytes, with the number of spans in it."""
 
-    def encode(self, spans: Spans) -> list[tuple[bytes, int]]: ...
+    def encode(self, spans: Spans) -> Sequence[tuple[Body, int]]: ...
 
 
 class Piece(NamedTuple):
     """A serialized ExportTraceServiceRequest and the spans in it."""
 
-    body: bytes
+    body: Body
     spans: Tally
     n: int
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from exporters.envelope import Body
 from exporters.otlp_options import OtlpOptions
 from exporters.otlp_transport import (
     MAX_REPLY,
@@ -85,14 +86,14 @@ class HttpTransport:
         headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
         return urllib3.ProxyManager(proxy, num_pools=1, proxy_headers=headers, **secure)
 
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         if not self._options.gzip:
             return body
         import gzip
 
         return gzip.compress(body, compresslevel=1, mtime=0)  # level 6 costs three times as much for a tenth in size
 
-    def send(self, prepared: bytes, timeout_s: float) -> Reply:
+    def send(self, prepared: Body, timeout_s: float) -> Reply:
         limit = None if math.isinf(timeout_s) else timeout_s
         try:
             response = self._manager.urlopen(

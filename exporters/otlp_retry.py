@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from exporters.envelope import Body
 from exporters.otlp_options import GRPC_PORT, HTTP_PORT, OtlpOptions
 from exporters.otlp_transport import Reply, Transport
 from exporters.queue import Shutdown
@@ -109,7 +110,7 @@ class Sender:
         self._not_before = 0.0  # the receiver asked for quiet until then (monotonic)
         self.presence: Final = Presence(options)
 
-    def send(self, body: bytes) -> Reply:
+    def send(self, body: Body) -> Reply:
         """Try until delivered or refused. A last verdict of "retry" means: given up."""
         prepared = self._transport.prepare(body)
         if not self._shutdown.pause(self._not_before - time.monotonic(), self._shutdown.draining.is_set()):
@@ -141,7 +142,7 @@ class Sender:
         elif reply.message:
             self.presence.once("says", reply.message)
 
-    def _attempt(self, prepared: bytes, attempt: int, deadline: float) -> Reply:
+    def _attempt(self, prepared: Body, attempt: int, deadline: float) -> Reply:
         if self._shutdown.over.is_set():
             return Reply("retry", "closed")
         signal = self._options.signal

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from exporters.envelope import Body
 from exporters.otlp_options import OtlpOptions, Signal
 
 _METHODS: Final = {
@@ -40,10 +41,10 @@ class Reply:
 class Transport(Protocol):
     """A connection to one receiver, used by one thread; only `close` may come from another."""
 
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         """What is done once per request, not once per attempt: compression."""
 
-    def send(self, prepared: bytes, timeout_s: float) -> Reply: ...
+    def send(self, prepared: Body, timeout_s: float) -> Reply: ...
 
     def close(self) -> None: ...
 
@@ -121,10 +122,10 @@ class GrpcTransport:
         o = self._options
         return self._grpc.ssl_channel_credentials(read(o.ca), read(o.key or o.certificate), read(o.certificate))
 
-    def prepare(self, body: bytes) -> bytes:
-        return body
+    def prepare(self, body: Body) -> Body:
+        return bytes(body)
 
-    def send(self, prepared: bytes, timeout_s: float) -> Reply:
+    def send(self, prepared: Body, timeout_s: float) -> Reply:
         compression = self._grpc.Compression
         try:
             response = self._call(

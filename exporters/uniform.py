@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import template as t
-from exporters.envelope import Run
+from exporters.envelope import Run, with_room
 from exporters.page import varint_size
 from instrumenter.model import I32, I64, KIND_SERVER, U8, U64, Spans, Text
 
@@ -44,7 +44,8 @@ def uniform(spans: Spans, fragments: Sequence[t.Fragments]) -> tuple[list[Run], 
     else:
         order = np.argsort(layout, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(layout[order])) + 1)
-    runs, others = [], []
+    writers: dict[int, list[_Writer]] = {}  # by resource
+    others = []
     for rows in groups:
         first = int(rows[0])
         sizes = [-1 if n.sizes is None else int(n.sizes[first]) for n in numbers]
@@ -56,8 +57,23 @@ def uniform(spans: Spans, fragments: Sequence[t.Fragments]) -> tuple[list[Run], 
         writer = _Writer(part, fragments[int(spans.shape[first])], bool(parent[first]))
         for number, size, values in zip(numbers, sizes, columns, strict=True):
             writer.integer(number.key, size, values)
-        runs.append(writer.run())
+        writers.setdefault(int(spans.resource[first]), []).append(writer)
+    runs = [_run(resource, parts) for resource, parts in writers.items()]
     return runs, np.concatenate(others) if others else everything[:0]
+
+
+def _run(resource: int, writers: Sequence[_Writer]) -> Run:
+    """The rows of all writers, each in its place of one memory, with room for what a request puts around them."""
+    templates = [writer.finish() for writer in writers]
+    each = np.repeat([len(template) for template in templates], [writer.rows for writer in writers])
+    ends = np.cumsum(each, dtype=np.int64)
+    data = with_room(int(ends[-1]))
+    begin = 0
+    for writer, template in zip(writers, templates, strict=True):
+        end = begin + writer.rows * len(template)
+        writer.write(data[begin:end].reshape(writer.rows, -1), template)
+        begin = end
+    return Run(resource, data, ends)
 
 
 def joined(batch: Sequence[Spans]) -> list[Spans]:
@@ -78,6 +94,8 @@ def _concatenated(parts: list[Spans]) -> Spans:
     places = {key: place for known in (resources, shapes) for place, key in enumerate(known)}
 
     def numbers(items: Sequence[object], column: I32) -> I32:
+        if len(items) == 1:
+            return np.full(len(column), places[id(items[0])], np.int32)
         return np.array([places[id(item)] for item in items], np.int32)[column]
 
     def column(name: str) -> Any:
@@ -121,6 +139,7 @@ class _Writer:
         self._spans, self._fragments = spans, fragments
         self._template = bytearray()
         self._words: list[tuple[int, U64]] = []  # where in the template, and what to write there
+        self._front = 0  # bytes before it: its tag and length
         server = spans.shapes[int(spans.shape[0])].kind == KIND_SERVER
         self._remote = parent and server  # the parent of a server's span is in another process, any other's is here
         self._block(t.SPAN_TRACE_ID, spans.trace_id)
@@ -154,19 +173,24 @@ class _Writer:
             self._template += t.message(t.SPAN_ATTRIBUTES, key + number)
             self._words.append((len(self._template) - size, _varints(values, size)))
 
-    def run(self) -> Run:
-        """All rows, back to back."""
+    @property
+    def rows(self) -> int:
+        return len(self._spans)
+
+    def finish(self) -> U8:
+        """The whole template, as a field; nothing is added to it after."""
         flags = t.FLAGS_HAS_IS_REMOTE | (t.FLAGS_IS_REMOTE if self._remote else 0)
         self._template += self._fragments.tail + t.tag(t.SPAN_FLAGS, t.FIXED32) + flags.to_bytes(4, "little")
         front = t.tag(t.SCOPE_SPANS_SPANS, t.LENGTH) + t.varint(len(self._template))
-        template = np.frombuffer(front + bytes(self._template), np.uint8)
-        width, rows = len(template), len(self._spans)
-        matrix = np.empty((rows, width), np.uint8)
+        self._front = len(front)
+        return np.frombuffer(front + bytes(self._template), np.uint8)
+
+    def write(self, matrix: U8, template: U8) -> None:
+        """All rows, as rows of the matrix."""
         matrix[:] = template
         for place, words in self._words:
-            _write(matrix, template, place + len(front), words)
-        matrix[:, width - 4] = self._spans.flags
-        return Run(int(self._spans.resource[0]), matrix.reshape(-1), np.arange(1, rows + 1) * width)
+            _write(matrix, template, place + self._front, words)
+        matrix[:, len(template) - 4] = self._spans.flags
 
 
 def _varints(values: I64, size: int) -> U64:

@@ -32,7 +32,7 @@ def distinct(words: U64) -> tuple[Rows, Rows]:
     Sorts one 64-bit mix per row, then checks that rows of a group really are equal; if a mix collided it sorts the
     whole rows, which is slower and always right.
     """
-    if len(words) and bool((words == words[0]).all()):
+    if len(words) and all(bool((words[:, place] == words[0, place]).all()) for place in range(words.shape[1])):
         return np.zeros(1, np.intp), np.zeros(len(words), np.intp)
     mixed: U64 = words[:, 0] * _MIX
     for column in range(1, words.shape[1]):
@@ -53,8 +53,11 @@ def _unique(values: NDArray[Any]) -> tuple[Rows, Rows]:
 
 def key_words(x: NDArray[Any]) -> U64:
     """The metric keys of exchange records as words (n, 3), a copy, their padding zero."""
-    words: U64 = np.array(x.view(_EXCHANGE_WORDS)[:, :_KEY_WORDS], np.uint64)
-    words[:, -1] &= _PADDING
+    raw = x.view(_EXCHANGE_WORDS)
+    words = np.empty((len(x), _KEY_WORDS), np.uint64)
+    for place in range(_KEY_WORDS - 1):
+        words[:, place] = raw[:, place]
+    np.bitwise_and(raw[:, _KEY_WORDS - 1], _PADDING, out=words[:, -1])
     return words
 
 

@@ -47,6 +47,15 @@ def _mask(port: str) -> U64:
 _SERVER, _CLIENT = _mask("local_port"), _mask("remote_port")
 _STATE: Final[U64] = _ones("state_off", "state_len", "text_len").view("<u8")
 _COLUMNS: Final = np.flatnonzero(_SERVER | _CLIENT)
+# By whether it is a server: the words of a record that are equal in a kind, and which of their bits (None: all).
+_ALIKE: Final = {
+    is_server: [
+        (place, None if mask == (1 << 64) - 1 else np.uint64(mask))
+        for place, mask in enumerate((side | _STATE).tolist())
+        if mask
+    ]
+    for is_server, side in ((True, _SERVER), (False, _CLIENT))
+}
 _IS_SERVER: Final = int(Direction.SERVER)  # a plain number: an enum costs as much as the comparison
 _LOW_BITS: Final = np.array([(1 << bits) - 1 for bits in range(65)], np.uint64)
 
@@ -97,17 +106,23 @@ def kinds(x: Records, text: U8) -> Kinds | None:
 
 def _only_kind(x: Records, text: U8) -> Kinds | None:
     """What most batches of a busy service are: all rows of one kind. None: they may be of several."""
-    raw = x.view(_VIEW)
-    side = _SERVER if int(x["key"]["direction"][0]) == _IS_SERVER else _CLIENT
-    if ((raw ^ raw[0]) & (side | _STATE)).any() or (reach := _reach(x[:1], text[:1])) is None:
+    raw: U64 = x.view(_VIEW)
+    is_server = int(x["key"]["direction"][0]) == _IS_SERVER
+    side = _SERVER if is_server else _CLIENT
+    for place, mask in _ALIKE[is_server]:
+        if not _same(raw[:, place] if mask is None else raw[:, place] & mask):
+            return None
+    if (reach := _reach(x[:1], text[:1])) is None or not all(map(_same, _text_columns(text, reach))):
         return None
     end = int(reach[0])
-    if (text[:, :end] != text[0, :end]).any():
-        return None
     line = np.zeros(-(-end // 8) * 8, np.uint8)
     line[:end] = text[0, :end]
     words = np.concatenate([(raw[0] & side)[_COLUMNS], line.view("<u8")])
     return Kinds(np.zeros(1, np.intp), np.zeros(len(x), np.intp), np.array([len(x)]), words[None])
+
+
+def _same(column: U64) -> bool:
+    return bool((column == column[0]).all())
 
 
 def _record_columns(x: Records) -> Iterator[U64]:

@@ -187,7 +187,8 @@ def tally(spans: Spans) -> tuple[tuple[str, int], ...]:
     """How many spans of a batch each service has, for `add_tally`: (service.name, n)."""
     if not len(spans):
         return ()
-    counts = np.bincount(spans.resource, minlength=len(spans.resources)).tolist()
+    one = len(spans.resources) == 1
+    counts = [len(spans)] if one else np.bincount(spans.resource, minlength=len(spans.resources)).tolist()
     merged: dict[str, int] = {}
     for resource, n in zip(spans.resources, counts, strict=True):
         if n:

@@ -26,7 +26,7 @@ def _offset(name: str) -> int:
 
 _TRACEPARENT = int(Flag.TRACEPARENT)
 _WORDS: Final = np.dtype((np.dtype("<u8"), (EXCHANGE.itemsize // 8,)))
-_TRACE_ID, _SPAN_ID = (_offset(name) // 8 for name in ("trace_id", "span_id"))  # words of a record
+_TRACE_ID, _SPAN_ID, _PARENT_ID = (_offset(name) // 8 for name in ("trace_id", "span_id", "parent_id"))  # words
 
 
 class Context(NamedTuple):
@@ -48,10 +48,20 @@ def context(x: Records, clock_offset_ns: int) -> Context:
     offset = np.uint64(clock_offset_ns % (1 << 64))  # modulo 2^64, so that a negative offset works too
     start: U64 = x["start_ns"] + offset
     end: U64 = x["end_ns"] + offset
-    return Context(
-        x["trace_id"].copy(), x["span_id"].copy(), x["parent_id"].copy(), x["trace_flags"].copy(),
-        start, np.where(x["end_ns"] < x["start_ns"], start, end),
-    )  # fmt: skip
+    early = x["end_ns"] < x["start_ns"]
+    if early.any():
+        end = np.where(early, start, end)
+    words: U64 = x.view(_WORDS)
+    trace, span, parent = _columns(words, _TRACE_ID, 2), _columns(words, _SPAN_ID, 1), _columns(words, _PARENT_ID, 1)
+    return Context(trace, span, parent, x["trace_flags"].copy(), start, end)
+
+
+def _columns(words: U64, first: int, count: int) -> U8:
+    """A copy of some words of each row, as bytes: by columns, as NumPy copies row by row otherwise."""
+    out = np.empty((len(words), count), np.uint64)
+    for place in range(count):
+        out[:, place] = words[:, first + place]
+    return out.view(np.uint8)
 
 
 def has_context(x: Records) -> Bools:
@@ -73,10 +83,12 @@ def trace_state(x: Records, text: U8) -> tuple[Text, Bools]:
     Those are absent: a tracestate that cannot be parsed is discarded (W3C Trace Context, 3.3), and so is one that
     lies outside of the text.
     """
-    length: I64 = np.where(x["flags"] & _TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
-    rows = np.flatnonzero(length)
     absent: I32 = np.full(len(x), -1, np.int32)
     bad = np.zeros(len(x), np.bool_)
+    if not x["state_len"].any():
+        return Text(np.zeros((len(x), 0), np.uint8), absent), bad
+    length: I64 = np.where(x["flags"] & _TRACEPARENT != 0, x["state_len"].astype(np.int64), 0)
+    rows = np.flatnonzero(length)
     if len(rows) == 0:
         return Text(np.zeros((len(x), 0), np.uint8), absent), bad
     outside = x["state_off"][rows] + length[rows] > text.shape[1]

@@ -8,8 +8,10 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from exporters.envelope import Body
 
-def parse(request: bytes) -> Any:
+
+def parse(request: Body) -> Any:
     """The request; fails unless opentelemetry-proto writes it again bit for bit."""
     message: Any = ExportTraceServiceRequest()
     message.ParseFromString(request)
@@ -48,7 +50,7 @@ def span(message: Any) -> dict[str, Any]:
     return {k: v for k, v in whole.items() if v}
 
 
-def spans(requests: Iterable[tuple[bytes, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def spans(requests: Iterable[tuple[Body, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(resource attributes, span) of all spans, in the order of the requests."""
     found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for data, count in requests:

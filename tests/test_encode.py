@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from exporters import template
 from exporters.encode import SpanEncoder
+from exporters.envelope import Body
 from exporters.page import Page, Scratch, varint_size
 from instrumenter.model import KIND_CLIENT, KIND_SERVER, Resource, Shape, Spans, Text, Value
 from instrumenter.names import Namer
@@ -120,7 +121,7 @@ def expected(spans: Spans, row: int) -> Any:
     return made
 
 
-def check(spans: Spans, requests: Sequence[tuple[bytes, int]]) -> None:
+def check(spans: Spans, requests: Sequence[tuple[Body, int]]) -> None:
     """The requests hold exactly the spans, each under its resource, bit for bit."""
     found: list[tuple[bytes, bytes]] = []
     for data, count in requests:
