@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T", bound=np.generic)
 Value = str | int | float | bool | tuple[str, ...]
 Attributes = tuple[tuple[str, Value], ...]  # sorted by key, keys unique
 
@@ -83,12 +84,16 @@ class Spans:
 
     def take(self, rows: slice | NDArray[np.intp]) -> Spans:
         """The given rows, in that order, sharing resources and shapes."""
+
+        def of(column: NDArray[T]) -> NDArray[T]:
+            return column[rows] if isinstance(rows, slice) else column.take(rows, 0)
+
         return Spans(
-            self.resources, self.shapes, self.resource[rows], self.shape[rows], self.trace_id[rows],
-            self.span_id[rows], self.parent_id[rows], self.flags[rows], self.start_ns[rows], self.end_ns[rows],
-            {k: v[rows] for k, v in self.ints.items()},
-            {k: Text(t.data[rows], t.length[rows]) for k, t in self.texts.items()},
-            Text(self.trace_state.data[rows], self.trace_state.length[rows]),
+            self.resources, self.shapes, of(self.resource), of(self.shape), of(self.trace_id),
+            of(self.span_id), of(self.parent_id), of(self.flags), of(self.start_ns), of(self.end_ns),
+            {k: of(v) for k, v in self.ints.items()},
+            {k: Text(of(t.data), of(t.length)) for k, t in self.texts.items()},
+            Text(of(self.trace_state.data), of(self.trace_state.length)),
         )  # fmt: skip
 
 
