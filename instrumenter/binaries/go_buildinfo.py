@@ -26,8 +26,8 @@ _RELEASE: Final = re.compile(r"\bgo1\.(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class BuildInfo:
-    """version: such as "go1.26.8", "" if unknown. minor: 26. path: the main package's. modules: path -> version, of
-    what was really built (a replacement's version; "" for a directory), the main module too.
+    """version: such as "go1.26.8", "" if unknown. minor: 26. path: the main package's. modules: path -> version, the
+    main module too; "" if it was replaced by another module or a directory, about which its version tells nothing.
     """
 
     version: str = ""
@@ -117,5 +117,5 @@ def _modules(text: str) -> tuple[str, dict[str, str]]:
             last = columns[0]
             modules[last] = columns[1]
         elif kind == "=>" and last:
-            modules[last] = columns[1] if len(columns) >= 2 else ""
+            modules[last] = columns[1] if columns[0] == last and len(columns) >= 2 else ""
     return path, modules
