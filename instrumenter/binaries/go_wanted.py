@@ -2,7 +2,8 @@
 """What the probes want of Go programs: functions and fields, by module, as Go's own tables name them.
 
 Read by go_program.py and go_fields.py, measured by go_offsets.py. The rule: a name that no longer is right in a newer
-version stays, and the new one is added beside it; what a program does not have costs nothing.
+version stays, and the new one is added beside it; what a program does not have costs nothing. Functions that only
+call another are not here, as the compiler inlines them (Framer.WriteData).
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def _functions(prefix: str) -> tuple[str, ...]:
     types = (
         *("serverConn).processHeaders", "serverConn).runHandler", "serverConn).writeHeaders"),
         *("responseWriterState).writeHeader", "responseWriterState).writeChunk"),
-        *("Framer).WriteHeaders", "Framer).WriteData", "Framer).ReadFrame", "Framer).readMetaFrame"),
+        *("Framer).WriteHeaders", "Framer).WriteDataPadded", "Framer).startWriteDataPadded"),
+        *("Framer).ReadFrame", "Framer).readMetaFrame"),
         *("ClientConn).RoundTrip", "ClientConn).roundTrip", "ClientConn).writeHeaders"),
         *("clientStream).encodeAndWriteHeaders", "clientStream).cleanupWriteRequest", "Transport).RoundTripOpt"),
         *("clientConnReadLoop).processHeaders", "clientConnReadLoop).handleResponse"),
@@ -107,10 +109,10 @@ FUNCTIONS: Final[dict[str, tuple[str, ...]]] = {
     STD: (
         *("runtime.newproc1", "runtime.goexit1", "runtime.gdestroy"),
         *("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write", "crypto/tls.(*Conn).Close"),
-        *("crypto/tls.(*Conn).HandshakeContext", "crypto/tls.(*Conn).handshakeContext"),
+        "crypto/tls.(*Conn).handshakeContext",
         *("net/http.serverHandler.ServeHTTP", "net/http.(*conn).serve", "net/http.(*conn).readRequest"),
         *("net/http.(*response).finishRequest", "net/http.(*response).WriteHeader"),
-        *("net/http.(*ServeMux).ServeHTTP", "net/http.(*ServeMux).findHandler", "net/http.(*ServeMux).match"),
+        *("net/http.(*ServeMux).ServeHTTP", "net/http.(*ServeMux).findHandler"),
         *("net/http.(*Transport).roundTrip", "net/http.(*persistConn).roundTrip", "net/http.(*Request).write"),
         *_functions("net/http.http2"),
         *_functions("net/http/internal/http2."),
@@ -120,6 +122,7 @@ FUNCTIONS: Final[dict[str, tuple[str, ...]]] = {
         "google.golang.org/grpc.(*Server).handleStream",
         "google.golang.org/grpc.(*Server).processUnaryRPC",
         "google.golang.org/grpc.(*Server).processStreamingRPC",
+        "google.golang.org/grpc.(*Server).processRPC",
         "google.golang.org/grpc.(*ClientConn).Invoke",
         "google.golang.org/grpc.(*ClientConn).NewStream",
         "google.golang.org/grpc.newClientStream",
