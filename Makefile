@@ -69,6 +69,7 @@ test: setup
 	$(Q)scripts/test.sh
 
 unit: bpf
+	$(Q)scripts/go_toolchains.sh
 	$(Q)$(PYTHON) -m pytest -m "not kernel and not vm"
 
 kernel-test: bpf

@@ -3,4 +3,5 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/kernels.sh
+scripts/go_toolchains.sh
 exec .venv/bin/python -m pytest "$@" </dev/null

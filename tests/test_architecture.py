@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("instrumenter", "exporters")
 MAY_IMPORT_EXPORTERS = {"instrumenter/agent.py", "instrumenter/cli.py"}
 EXPORTERS_MAY_IMPORT = {"model", "errors", "telemetry", "config"}  # of instrumenter; also names beginning so
-HEAVY = {"grpc", "requests", "rich", "textual", "kubernetes", "prometheus_client", "pydantic_settings"}
+HEAVY = {
+    "capstone",
+    "elftools",
+    "grpc",
+    "requests",
+    "rich",
+    "textual",
+    "kubernetes",
+    "prometheus_client",
+    "pydantic_settings",
+}
 # The way of a request: a stage imports only stages before it, and what all share. Not listed: shared.
 STAGES = ("source", "protocols", "traces", "names", "metrics", "agent", "cli")
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TLS libraries that are known, a row for each family: how to tell one, and which functions get probes.
+
+Read by tls_files.py. The rule: a family is recognised by functions that only it defines or, where it has no symbols,
+by a text that its own source puts into the program; never by a file's name, which packagers change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """required: functions that must all be defined for a file to be of this family; exclude those that only look so.
+
+    functions: where probes go, as far as a version has them. patterns: (name of the probe, a part of the mangled name,
+    regular expression of all of it) where names are not the source's. part_of: a function that some file of the process
+    must define, as without it these functions are no TLS. unsupported: why nothing is probed though symbols are there.
+    """
+
+    key: str
+    title: str
+    required: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    patterns: tuple[tuple[str, str, str], ...] = ()
+    part_of: str = ""
+    unsupported: str = ""
+
+
+# SSL_write_ex2: 3.3 and newer. SSL_sendfile: 3.0 and newer. SSL_do_handshake tells libssl from libgnutls-openssl, whose
+# SSL_read is a layer over gnutls_record_recv and would be seen twice. BoringSSL, AWS-LC and LibreSSL have these names.
+OPENSSL: Final = Family(
+    "openssl",
+    "OpenSSL",
+    ("SSL_read", "SSL_write", "SSL_do_handshake"),
+    (
+        *("SSL_read", "SSL_read_ex", "SSL_peek", "SSL_peek_ex"),
+        *("SSL_write", "SSL_write_ex", "SSL_write_ex2", "SSL_sendfile"),
+        *("SSL_do_handshake", "SSL_shutdown", "SSL_free"),
+        *("SSL_set_fd", "SSL_set_rfd", "SSL_set_wfd", "SSL_set_bio", "SSL_set0_rbio", "SSL_set0_wbio", "SSL_get_rbio"),
+        *("SSL_version", "SSL_get_version", "SSL_get_servername", "SSL_get_fd", "SSL_is_server", "SSL_ctrl"),
+    ),
+)
+GNUTLS: Final = Family(
+    "gnutls",
+    "GnuTLS",
+    ("gnutls_record_recv", "gnutls_record_send", "gnutls_handshake"),
+    (
+        *("gnutls_record_recv", "gnutls_record_recv_packet", "gnutls_record_recv_seq"),
+        *("gnutls_record_send", "gnutls_record_send2", "gnutls_record_send_range", "gnutls_record_send_file"),
+        *("gnutls_handshake", "gnutls_bye", "gnutls_deinit"),
+        *("gnutls_transport_set_int2", "gnutls_transport_set_ptr", "gnutls_transport_set_ptr2"),
+        *("gnutls_protocol_get_version", "gnutls_server_name_get", "gnutls_server_name_set"),
+    ),
+)
+# NSPR's calls also read files and plain sockets; with NSS in the process some of its descriptors are TLS.
+NSS: Final = Family(
+    "nss",
+    "NSS",
+    ("PR_Read", "PR_Write", "PR_Recv", "PR_Send"),
+    ("PR_Read", "PR_Write", "PR_Recv", "PR_Send", "PR_Close", "PR_FileDesc2NativeHandle", "PR_ImportTCPSocket"),
+    part_of="SSL_ImportFD",
+)
+# Both manglings, such as _ZN6rustls12common_state11CommonState16buffer_plaintext17h0123456789abcdefE and _RNvMs1_NtC...
+RUSTLS: Final = Family(
+    "rustls",
+    "rustls",
+    patterns=(
+        ("buffer_plaintext", "buffer_plaintext", r"_(ZN6rustls|RN)[\w.$]*11CommonState[\w]*16buffer_plaintext[\w.$]*"),
+        (
+            "take_received_plaintext",
+            "take_received",
+            r"_(ZN6rustls|RN)[\w.$]*11CommonState[\w]*take_received_plaintext[\w.$]*",
+        ),
+        (
+            "read",
+            "connection..Reader",
+            r"_ZN\d+_\$LT\$rustls\.\.conn\.\.connection\.\.Reader\$.*\.\.Read\$GT\$4read17h\w+",
+        ),
+        (
+            "write",
+            "connection..Writer",
+            r"_ZN\d+_\$LT\$rustls\.\.conn\.\.connection\.\.Writer\$.*\.\.Write\$GT\$5write17h\w+",
+        ),
+    ),
+)
+GO: Final = Family("go", "Go crypto/tls", functions=("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"))
+
+FAMILIES: Final = (
+    OPENSSL,
+    GNUTLS,
+    NSS,
+    Family("mbedtls", "Mbed TLS", ("mbedtls_ssl_read", "mbedtls_ssl_write"), unsupported="has no probes yet"),
+    Family("wolfssl", "wolfSSL", ("wolfSSL_read", "wolfSSL_write"), unsupported="has no probes yet"),
+    Family("s2n", "s2n-tls", ("s2n_recv", "s2n_send"), unsupported="has no probes yet"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a program's read-only data tells: where `needle` is, `pattern` gives the version (group 1), if any.
+
+    code: the library itself is in that file, not only something that knows its name.
+    """
+
+    family: str
+    title: str
+    needle: bytes
+    pattern: bytes = b""
+    code: bool = False
+
+
+# The paths of source files come from assertions and error reports; builds without file names do not have them.
+TEXTS: Final = (
+    Text("openssl", "BoringSSL", b"ssl/ssl_lib.cc\0", code=True),
+    Text("openssl", "OpenSSL", b"ssl/ssl_lib.c\0", code=True),
+    Text(
+        "openssl", "OpenSSL", b"OpenSSL ", rb"OpenSSL (\d+\.\d+\.\d+[a-z]?)[-+\w]*(?: FIPS)? +\d\d? [A-Z][a-z]{2} \d{4}"
+    ),
+    Text("openssl", "LibreSSL", b"LibreSSL ", rb"LibreSSL (\d+\.\d+\.\d+)\0"),
+    Text("gnutls", "GnuTLS", b"GnuTLS ", rb"GnuTLS (\d+\.\d+\.\d+)"),
+    Text("nss", "NSS", b"Version: NSS ", rb"Version: NSS (\d[\d.]*\d)"),
+    Text("rustls", "rustls", b"/rustls-", rb"/rustls-(\d+\.\d+\.\d+)[-\w.]*/src/", code=True),
+    Text("s2n", "s2n-tls", b"tls/s2n_recv.c\0", code=True),
+    Text("mbedtls", "Mbed TLS", b"ssl_msg.c\0", rb"[Mm]bed ?TLS (\d+\.\d+\.\d+)"),
+)
