@@ -2,7 +2,7 @@
 """HTTP/2 frames out of the bytes of one half: the reference for the kernel's walker; used by replays and tests.
 
 In: bytes as they pass, in pieces of any size. Out: `Seen` events. The rule: any bytes are taken, each is looked at
-once, what is held is bounded (MAX_BLOCK, MAX_HEAD, MAX_COUNTED), and how they were cut makes no difference to the events.
+once, what is held is bounded (MAX_BLOCK, MAX_HEAD, MAX_COUNTED), and how they were cut makes no difference.
 RFC 9113: 4.1 frame format, 4.3 field blocks, 6 frames.
 
 A reader has three outcomes: events, nothing yet, or `NotHttp2`. A gap where structure was expected loses the half:

@@ -15,7 +15,8 @@ encoder may use it at all, is the n-th newest insertion, however many older ones
   taken at their least, leave no room for it. Once they leave no room for any entry of before, all is known again;
 - an index for which there is certainly no entry shows that the table is not the encoder's: everything is forgotten.
 
-A literal's value is known even if its name is not, but is of no use then and is not kept.
+A literal whose name is an index into the past enters with an unknown name. Encoders take such a name from the newest
+entry that has it, so it stays unknown until they spell it out again; names of the static table are not concerned.
 """
 
 from __future__ import annotations
