@@ -78,6 +78,8 @@ class Talk:
         self._answered: set[int] = set()  # whose response is
         self._waiting: list[int] = []  # whose request the server has seen
         self._left = streams
+        self._agreed: list[h2.connection.H2Connection] = []  # whose settings are acknowledged
+        self._settled: list[h2.connection.H2Connection] = []  # and who has had a block since
 
     def run(self) -> Recording:
         self._client.initiate_connection()
@@ -102,8 +104,13 @@ class Talk:
             data = data[size:]
 
     def _notice(self, event: h2.events.Event, at: h2.connection.H2Connection) -> None:
+        if isinstance(event, h2.events.RequestReceived | h2.events.ResponseReceived) and at in self._agreed:
+            self._agreed.remove(at)
+            self._settled.append(at)
         if isinstance(event, h2.events.RequestReceived) and event.stream_id:
             self._waiting.append(event.stream_id)
+        elif isinstance(event, h2.events.SettingsAcknowledged):
+            self._agreed.append(at)
         elif isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
             at.acknowledge_received_data(event.flow_controlled_length, event.stream_id or 0)
 
@@ -190,6 +197,9 @@ class Talk:
             self._answered -= {stream} if ends else set()
 
     def _resize(self) -> None:
-        if self.chance.random() < 0.1:
-            side = self.chance.choice((self._client, self._server))
-            side.update_settings({SettingCodes.HEADER_TABLE_SIZE: self.chance.choice((0, 100, 300, 4096, 16384))})
+        """One change at a time, and never to the size it has: h2 and hpack lose count of theirs otherwise."""
+        side = self.chance.choice((self._client, self._server))
+        if side in self._settled and self.chance.random() < 0.1:
+            self._settled.remove(side)
+            sizes = [size for size in (0, 100, 300, 4096, 16384) if size != side.local_settings.header_table_size]
+            side.update_settings({SettingCodes.HEADER_TABLE_SIZE: self.chance.choice(sizes)})
