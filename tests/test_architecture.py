@@ -66,8 +66,8 @@ def violations(path: str, source: str) -> list[str]:
     """What this file imports that it must not."""
     tree = ast.parse(source)
     found = []
-    name = path.removesuffix(".py").replace("/", ".")
-    own, own_part = stage(name), part(name)
+    dotted = path.removesuffix(".py").replace("/", ".")
+    own, own_part = stage(dotted), part(dotted)
     for module in imports(tree):
         first, _, rest = module.partition(".")
         if module.startswith("."):
