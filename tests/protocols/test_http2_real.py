@@ -200,3 +200,62 @@ def test_curl(how: str, requests: int) -> None:
     assert [(x.stream, x.request.path, x.status, x.response_bytes, x.request.user_agent) for x in found] == [
         (1, b"/200/5", 200, 5, b"c"), (3, b"/404/70000", 404, 70_000, b"c"), (5, b"/204/0", 204, 0, b"c"),
     ][:requests]  # fmt: skip
+
+
+NODE = """
+const http2 = require('http2');
+const server = http2.createServer();
+server.on('stream', (stream, headers) => {
+  const [, status, size, how] = headers[':path'].split('/');
+  stream.on('error', () => {});
+  stream.resume();
+  stream.on('end', () => {
+    if (how == 'reset') return stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR);
+    if (how == 'hint') stream.additionalHeaders({':status': 103, link: '</style>'});
+    if (how == 'push') stream.pushStream({':path': '/pushed'}, (e, pushed) => { pushed.respond(); pushed.end('p'); });
+    stream.respond({':status': status, 'x-size': size, 'set-cookie': 'c=' + status}, {waitForTrailers: true});
+    stream.on('wantTrailers', () => stream.sendTrailers({'grpc-status': String(size % 17), 'x-sum': size}));
+    stream.end('b'.repeat(size));
+  });
+});
+server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+process.stdin.on('data', line => {
+  const [port, paths] = [line.toString().split(' ')[0], line.toString().trim().split(' ').slice(1)];
+  const client = http2.connect('http://127.0.0.1:' + port);
+  client.on('stream', pushed => pushed.resume());
+  let left = paths.length;
+  for (const path of paths) {
+    const asked = client.request({':path': path, ':method': 'PUT', 'user-agent': 'n', traceparent: 't' + path});
+    asked.on('error', () => {});
+    asked.on('close', () => { if (--left == 0) client.close(() => process.exit(0)); });
+    asked.resume();
+    asked.end('c'.repeat(path.length));
+  }
+});
+"""
+
+
+def test_node() -> None:
+    """nghttp2 on both sides: trailers, early hints, pushed streams, resets; 90 at once."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    hows = ("", "hint", "push", "reset")
+    paths = [f"/{200 + n % 3}/{n * 50}/{hows[n % 4]}" for n in range(90)]
+    with subprocess.Popen([node, "-e", NODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        with Relay(int(program.stdout.readline())) as relay:
+            try:
+                program.communicate(" ".join([str(relay.port), *paths]) + "\n", timeout=30)
+            finally:
+                program.kill()
+    found = {str(x.request.path, "ascii"): x for x in exchanges(relay.recordings) if isinstance(x.request.path, bytes)}
+    assert found.keys() == set(paths)
+    for path, x in found.items():
+        _, status, size, how = path.split("/")
+        assert (x.request.traceparent, x.request_bytes) == (f"t{path}".encode(), len(path))
+        if how == "reset":
+            assert (x.outcome, x.status, x.reset_code) == (Outcome.RESET, None, 2)
+        else:
+            assert (x.outcome, x.status, x.response_bytes) == (Outcome.COMPLETE, int(status), int(size))
+            assert x.grpc_status == b"%d" % (int(size) % 17)
