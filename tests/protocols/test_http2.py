@@ -187,6 +187,26 @@ def test_joined() -> None:
     assert connection.counts.nameless == 0
 
 
+def test_a_pushed_block_moves_the_table() -> None:
+    connection = Connection(SERVER)
+    fields = [[(":path", "/pushed"), ("grpc-status", "7")], [(":status", "200"), ("grpc-status", "7")]]
+    encoder = Encoder()
+    pushed, answered = (encoder.encode(each) for each in fields)
+    (found,) = run(connection, (Q, ask(1)), (R, Promise(2, pushed)), (R, Headers(1, answered, True)))
+    assert (found.grpc_status, connection.counts.undecodable) == (b"7", 0)
+
+
+def test_settings_reach_the_other_half() -> None:
+    """SETTINGS of the client allow the server's encoder a larger table."""
+    connection = Connection(SERVER)
+    run(connection, (Q, TableSize(1 << 16)))
+    for n in range(60):
+        fields = ((":status", "200"), (f"x-{n}", "v" * 200))
+        run(connection, (Q, ask(2 * n + 1)), (R, Headers(2 * n + 1, block(*fields), True)))
+    assert run(connection, (Q, ask(1001)), (R, Headers(1001, b"\x88\xf9", True)))[0].status == 200
+    assert connection.counts.undecodable == 0
+
+
 def test_expire() -> None:
     """Only what may have ended in a gap, and was quiet since."""
     connection = Connection(SERVER)

@@ -115,12 +115,33 @@ def test_an_entry_larger_than_the_table() -> None:
     decoder = FieldDecoder()
     decoder.decode(b"\x3f\x45" + literal(b"x-a", b"1") + big)  # 100 bytes
     assert (len(decoder.table), decoder.table.is_whole) == (1, True)
-    decoder.decode(b"\x3f\x21" + big)
+    decoder.decode(b"\x3f\x21" + literal(b"x-a", b"1"))
+    assert len(decoder.table) == 1
+    decoder.decode(big)
     assert len(decoder.table) == 0
     joined = FieldDecoder(joined=True)
     joined.decode(literal(b"x-a", b"1") + big)
     joined.decode(literal(b"x-c", b"3") + literal(b"x-d", b"4"))
     assert pairs(joined.decode(b"\xbe\xbf")) == [(b"x-d", b"4"), (b"x-c", b"3")]
+
+
+def test_room_that_a_large_entry_leaves() -> None:
+    """What is evicted takes all older entries with it, however much room is left then."""
+    decoder = FieldDecoder(joined=True)
+    decoder.decode(literal(b"x-big", b"b" * 60) + literal(b"x-a", b"1"))
+    decoder.decode(b"\x3f\x45")  # 100 bytes, of which x-a takes 36
+    assert (len(decoder.table), decoder.table.is_whole) == (1, True)
+
+
+def test_a_table_that_grew_without_a_word() -> None:
+    """An encoder that takes what SETTINGS allow: its entries are not taken for gone."""
+    grown, strict = FieldDecoder(), FieldDecoder()
+    grown.limit(1 << 16)
+    for decoder in (grown, strict):
+        for n in range(100):
+            decoder.decode(literal(b"x-%d" % n, b"v" * 60))
+    assert pairs(grown.decode(b"\xff\x22")) == [(b"x-0", b"v" * 60)]
+    assert (strict.decode(b"\xff\x22").get(b"x-0"), strict.failed) == (UNKNOWN, 1)
 
 
 REFUSED = [
