@@ -28,6 +28,11 @@ HEAVY = {
 # The way of a request: a stage imports only stages before it, and what all share. Not listed: shared.
 STAGES = ("source", "protocols", "traces", "names", "metrics", "agent", "cli")
 
+# The same within `protocols`: from the bytes to the exchange.
+PARTS = (
+    "http2_events", "http2_headers", "rpc", "http2_format", "http2_start", "http2_frames", "http2_streams", "http2",
+)  # fmt: skip
+
 PYTHON_LINES = 330
 PYTHON_FUNCTION = 45
 BPF_LINES = 260
@@ -61,11 +66,18 @@ def stage(module: str) -> int | None:
     return STAGES.index(parts[1]) if len(parts) > 1 and parts[0] == "instrumenter" and parts[1] in STAGES else None
 
 
+def part(module: str) -> int | None:
+    """Place within `protocols` of "instrumenter.protocols.X..."."""
+    parts = module.split(".")
+    return PARTS.index(parts[2]) if len(parts) > 2 and parts[1] == "protocols" and parts[2] in PARTS else None
+
+
 def violations(path: str, source: str) -> list[str]:
     """What this file imports that it must not."""
     tree = ast.parse(source)
     found = []
-    own = stage(path.removesuffix(".py").replace("/", "."))
+    dotted = path.removesuffix(".py").replace("/", ".")
+    own, own_part = stage(dotted), part(dotted)
     for module in imports(tree):
         first, _, rest = module.partition(".")
         if module.startswith("."):
@@ -78,6 +90,9 @@ def violations(path: str, source: str) -> list[str]:
         its = stage(module)
         if own is not None and its is not None and its > own:
             found.append(f"imports {module}: a later stage")
+        its = part(module)
+        if own_part is not None and its is not None and its > own_part:
+            found.append(f"imports {module}: a later part of protocols")
     return found + [f"imports {module} when loaded: heavy, import it where it is used" for module in at_load(tree)]
 
 
@@ -102,6 +117,10 @@ RULES = [
     ("instrumenter/traces.py", "def f():\n    from instrumenter.metrics import x", "a later stage"),
     ("instrumenter/metrics.py", "from instrumenter.names import x", ""),
     ("instrumenter/names.py", "from . import traces", "relative"),
+    ("instrumenter/protocols/http2.py", "from instrumenter.names import x", "a later stage"),
+    ("instrumenter/protocols/http2.py", "from instrumenter.protocols.rpc import x", ""),
+    ("instrumenter/protocols/http2_headers.py", "from instrumenter.protocols.http2 import x", "a later part"),
+    ("instrumenter/source.py", "from instrumenter.protocols import http2", "a later stage"),
 ]
 
 
