@@ -57,8 +57,9 @@ static __always_inline bool sends_matter(struct conn *c, u64 len)
 	return false;
 }
 
-/* A read on a server's connection: its next write is probably on this CPU. */
-static __always_inline void note_served(struct conn *c, u64 sk)
+/* A read on a server's connection: its next write is probably on this CPU. `changed` was read before `c` was looked up, so
+ * that an end in between makes the note void. */
+static __always_inline void note_served(struct conn *c, u64 sk, u64 changed)
 {
 	u32 zero = 0;
 	struct served *last;
@@ -69,7 +70,7 @@ static __always_inline void note_served(struct conn *c, u64 sk)
 	if (!last)
 		return;
 	last->sk = sk;
-	last->changed = conns_changed;
+	last->changed = changed;
 }
 
 static __always_inline bool is_served(u64 sk, u64 len)

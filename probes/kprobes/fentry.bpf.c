@@ -47,6 +47,7 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 
 static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
 {
+	u64 changed = conns_changed;
 	struct conn *c = get_conn(sk);
 	struct scratch *s;
 	u32 svc;
@@ -57,7 +58,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 		on_end_of_stream(c);
 		return 0;
 	}
-	note_served(c, sk);
+	note_served(c, sk, changed);
 	svc = reader(c);
 	if (!svc || is_body(c, RECEIVED, received_seq(sk) - received, received))
 		return 0;
