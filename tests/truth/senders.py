@@ -44,7 +44,8 @@ class Ask:
 class Sent:
     """What a client says of one request. start_ns: since the epoch, 0 if it has no clock; took_ns: its own time.
 
-    least_ns: where the client knows it, what the exchange took at least; it took at most took_ns.
+    least_ns, most_ns: where the client knows them, bounds that its own clock leaves no gap in; else 0, and the exchange
+    took at most took_ns.
     """
 
     ask: Ask
@@ -52,6 +53,7 @@ class Sent:
     start_ns: int
     took_ns: int
     least_ns: int = 0
+    most_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
