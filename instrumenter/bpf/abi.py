@@ -130,7 +130,7 @@ RED = _struct(
     ("response_bytes", "<u8"),
     ("sampled_out", "<u8"),
     ("learned", "<u4"),
-    ("pad", "<u4"),
+    ("likely", "<u4"),
     ("duration", "<u4", (DURATION_BUCKETS,)),
     ("request_size", "<u4", (SIZE_BUCKETS,)),
     ("response_size", "<u4", (SIZE_BUCKETS,)),

@@ -55,7 +55,7 @@ __noinline int take_line(struct scratch *s, u32 end)
 __noinline u32 line_feed(struct scratch *s, u32 at)
 {
 	const u8 *p;
-	u64 lf;
+	u64 w, lf;
 
 	if (!s)
 		return 64;
@@ -63,7 +63,10 @@ __noinline u32 line_feed(struct scratch *s, u32 at)
 
 #pragma clang loop unroll(full)
 	for (u32 k = 0; k < 64; k += 8) {
-		lf = first_equal(word_at(p + k), '\n');
+		w = word_at(p + k);
+		if (!maybe_controls(w))
+			continue;
+		lf = first_equal(w, '\n');
 		if (lf)
 			return k + first_byte(lf);
 	}
@@ -88,25 +91,25 @@ static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have, u32 
 	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
 }
 
-/* Offset of the first LF among the 32 bytes at p, plus 1; 0: none. */
-static __always_inline u32 behind_lf(const u8 *p)
+/* Offset of the first byte among the 32 at p that may be a control character, or 32. */
+static __always_inline u32 next_control(const u8 *p)
 {
-	u64 lf;
-	u32 k;
+	u64 found;
 
 #pragma clang loop unroll(full)
-	for (k = 0; k < 32; k += 8) {
-		lf = first_equal(word_at(p + k), '\n');
-		if (lf)
-			return k + first_byte(lf) + 1;
+	for (u32 k = 0; k < 32; k += 8) {
+		found = maybe_controls(word_at(p + k));
+		if (found)
+			return k + first_byte(found);
 	}
-	return 0;
+	return 32;
 }
 
 /* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
 __noinline u32 skip_lines(struct scratch *s, u32 at)
 {
-	u32 have, line, letters, n;
+	u32 have, line, letters;
+	const u8 *p;
 
 	if (!s)
 		return WIN_MAX;
@@ -114,13 +117,15 @@ __noinline u32 skip_lines(struct scratch *s, u32 at)
 	line = s->line;
 	letters = first_letters(s);
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < SKIP_TURNS && at < have; i++) {
-		n = behind_lf(win_at(s, at));
-		if (!n) {
-			at += 32;
-			continue;
-		}
+	for (u32 i = 0, n; i < SKIP_TURNS && at < have; i++) {
+		n = next_control(win_at(s, at));
 		at += n;
+		if (n == 32)
+			continue;
+		p = win_at(s, at);
+		at += 1 + (*p == '\r');
+		if (*p != '\n' && (*p != '\r' || p[1] != '\n'))
+			continue;
 		if (at > have) /* what lies there is of an earlier call */
 			break;
 		line = at;

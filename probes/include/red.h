@@ -38,6 +38,18 @@ __noinline u32 size_bucket(u64 v)
 	return i;
 }
 
+/* size_bucket(), if it is not `likely`: from 1 up, as only there a bound lies below. */
+static __always_inline u32 size_bucket_near(u64 v, u32 likely)
+{
+	const volatile u64 *bounds = settings.size_bounds;
+	u32 below = likely - 1;
+
+	barrier_var(below); /* checked on the register that is used */
+	if (below < SIZE_BOUNDS - 1 && bounds[below] < v && v <= bounds[below + 1])
+		return likely;
+	return size_bucket(v);
+}
+
 static __always_inline bool take_place(u32 svc, u32 limit)
 {
 	u32 one = 1, *n = bpf_map_lookup_elem(&service_keys, &svc);
@@ -94,7 +106,7 @@ static __always_inline struct red *red_of(struct exchange *x)
 static __always_inline void count_exchange(struct red *r, const struct exchange *x)
 {
 	u64 ns = x->end_ns - x->start_ns;
-	u32 d = duration_bucket(ns), q = size_bucket(x->request_bytes), p = size_bucket(x->response_bytes);
+	u32 d = duration_bucket(ns), q = size_bucket(x->request_bytes), p = size_bucket_near(x->response_bytes, r->likely);
 
 	__sync_fetch_and_add(&r->count, 1);
 	__sync_fetch_and_add(&r->sum_ns, ns);
@@ -106,6 +118,7 @@ static __always_inline void count_exchange(struct red *r, const struct exchange 
 		__sync_fetch_and_add(&r->duration[d], 1);
 	if (q < SIZE_BUCKETS)
 		__sync_fetch_and_add(&r->request_size[q], 1);
+	r->likely = p;
 	if (p < SIZE_BUCKETS)
 		__sync_fetch_and_add(&r->response_size[p], 1);
 }

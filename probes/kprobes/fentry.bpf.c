@@ -50,7 +50,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	u64 changed = conns_changed;
 	struct conn *c = get_conn(sk);
 	struct scratch *s;
-	u32 svc;
+	u32 svc, seq;
 
 	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
 		return 0;
@@ -60,7 +60,10 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	}
 	note_served(c, sk, changed);
 	svc = reader(c);
-	if (!svc || is_body(c, RECEIVED, received_seq(sk) - received, received))
+	if (!svc)
+		return 0;
+	seq = received_seq(sk) - received;
+	if (is_body(c, RECEIVED, seq, received))
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
@@ -68,7 +71,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, c, sk, svc, received);
+	on_receive_at(s, c, sk, svc, seq, received);
 	return 0;
 }
 
@@ -76,13 +79,11 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 SEC("fexit/tcp_recvmsg")
 int fexit_recv(u64 *ctx)
 {
-	u64 sk = 0, msg = 0, flags = 0, received = 0;
+	u64 flags = 0, received = 0;
 
-	bpf_get_func_arg(ctx, 0, &sk);
-	bpf_get_func_arg(ctx, 1, &msg);
 	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) > 5 ? 4 : 3, &flags);
 	bpf_get_func_ret(ctx, &received);
-	return receive(sk, (struct msghdr *)msg, flags, (int)received);
+	return receive(ctx[0], (struct msghdr *)ctx[1], flags, (int)received);
 }
 
 /* sendfile and splice before 6.5; later they come through tcp_sendmsg. */
