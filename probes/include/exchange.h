@@ -13,12 +13,17 @@
 #include "route.h"
 #include "peek.h"
 
-static __always_inline void make_ids(struct held *h, const struct head *head)
+/* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
+static __always_inline void make_ids(struct held *h, struct scratch *s)
 {
+	const struct head *head = &s->head;
 	struct exchange *x = &h->e.x;
-	u64 seed = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	u64 seed = s->seed;
 
-	seed = mix(seed, x->start_ns); /* never twice the same, whatever the generator's state */
+	if (!seed)
+		seed = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	seed = mix(mix(seed, x->start_ns), x->connection);
+	s->seed = seed;
 	*(u64 *)x->span_id = mix(seed, 1) | 1;
 	*(u64 *)x->parent_id = x->trace_flags = 0;
 	if (head->has_trace) {
@@ -113,7 +118,7 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->request_bytes = s->head.chunked ? 0 : s->head.content_length;
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
-	make_ids(h, &s->head);
+	make_ids(h, s);
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		copy_text(h->e.text, s->text, s->head.text_len);

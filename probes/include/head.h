@@ -79,13 +79,11 @@ static __always_inline u32 first_letters(const struct scratch *s)
 	return s->head.is_response ? RESPONSE_LINES : REQUEST_LINES;
 }
 
-/* May the line that begins at win[at] say something of interest? It need not be whole. */
-static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have, u32 letters)
+/* May the line that begins at win[at], with one of those letters, say something of interest? It need not be whole. */
+static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have)
 {
 	const u8 *p = win_at(s, at);
 
-	if (!(letters >> (*p & 31) & 1))
-		return false;
 	if (*p < 'A' || at + 24 > have)
 		return true;
 	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
@@ -108,8 +106,7 @@ static __always_inline u32 next_control(const u8 *p)
 /* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
 __noinline u32 skip_lines(struct scratch *s, u32 at)
 {
-	u32 have, line, letters;
-	const u8 *p;
+	u32 have, line, letters, w;
 
 	if (!s)
 		return WIN_MAX;
@@ -122,14 +119,18 @@ __noinline u32 skip_lines(struct scratch *s, u32 at)
 		at += n;
 		if (n == 32)
 			continue;
-		p = win_at(s, at);
-		at += 1 + (*p == '\r');
-		if (*p != '\n' && (*p != '\r' || p[1] != '\n'))
+		w = *(const u32 *)win_at(s, at);
+		at++;
+		if ((u16)w == ('\n' << 8 | '\r')) {
+			at++;
+			w >>= 8;
+		} else if ((u8)w != '\n') {
 			continue;
+		}
 		if (at > have) /* what lies there is of an earlier call */
 			break;
 		line = at;
-		if (at == have || may_matter(s, at, have, letters))
+		if (letters >> (w >> 8 & 31) & 1 && may_matter(s, at, have))
 			break;
 	}
 	s->line = line;
@@ -167,7 +168,7 @@ static __always_inline bool scan_lines(struct scratch *s)
 		if (at >= have || at >= WIN_MAX)
 			break;
 		fields = s->head.started && !s->head.skip;
-		if (fields && !may_matter(s, s->line, have, first_letters(s))) {
+		if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1 && may_matter(s, s->line, have))) {
 			at = skip_lines(s, at);
 			if (at >= have || at != s->line)
 				continue;
@@ -184,7 +185,10 @@ static __always_inline bool scan_lines(struct scratch *s)
 			continue;
 		}
 		at = end + 1;
-		if (take_line(s, end)) {
+		if (fields && end > s->line + 1) { /* not the last one; what may end it besides LF is no part of a value */
+			header_line(s, s->line, *win_at(s, end - 1) == '\r' ? end - 1 : end);
+			s->line = at;
+		} else if (take_line(s, end)) {
 			s->scan = at;
 			return true;
 		}
