@@ -31,17 +31,21 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 {
 	struct conn *c;
 	struct scratch *s;
+	u32 seq;
 
 	if (sent <= 0)
 		return 0;
 	c = get_conn((u64)sk);
-	if (!returns_matter(c) || is_body(c, SENT, sent_seq((u64)sk) - sent, sent))
+	if (!returns_matter(c))
+		return 0;
+	seq = sent_seq((u64)sk) - sent;
+	if (is_body(c, SENT, seq, sent))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
 		return 0;
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, sent);
-	on_send_exit(s, c, (u64)sk, sent, 0);
+	on_send_exit_at(s, c, (u64)sk, seq, sent);
 	return 0;
 }
 
