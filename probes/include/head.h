@@ -168,7 +168,7 @@ static __always_inline bool scan_lines(struct scratch *s)
 		if (at >= have || at >= WIN_MAX)
 			break;
 		fields = s->head.started && !s->head.skip;
-		if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1 && may_matter(s, s->line, have))) {
+		if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1)) { /* header_line() looks closer */
 			at = skip_lines(s, at);
 			if (at >= have || at != s->line)
 				continue;
