@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 
 from instrumenter.bpf.abi import Direction, Flag, Outcome, Protocol
-from instrumenter.histogram import exponential_size_bounds
 from kernel.harness import Row, Talk, Wire
 from kernel.http1 import answer, chunks, head, response_head
 
@@ -327,14 +326,3 @@ def test_bodies_in_calls_of_their_own(wire: Wire, pieces: int) -> None:
     for side in Direction.SERVER, Direction.CLIENT:
         times = [(each.start_ns, each.first_ns, each.end_ns) for each in found if each.direction == side]
         assert [time for each in times for time in each] == sorted({time for each in times for time in each})
-
-
-def test_sizes_in_any_order_are_in_their_buckets(wire: Wire) -> None:
-    """The place of the last size is tried first: next to it, on its bounds and far from it are all to be right."""
-    bounds = exponential_size_bounds()[:24].tolist()
-    sizes = [size for bound in bounds for size in (bound, bound, bound + 1, 3000 - bound)]
-    talk = wire.talk()
-    for size in sizes:
-        talk = talk.client(head("GET", "/")).server(answer(200, b"x" * size))
-    wire.run(talk.close())
-    wire.check([Row("GET", "/", 200, 0, size) for size in sizes])
