@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histograms of the kernel: each value in its own bucket, whatever came before (kernel.harness compares every test's)."""
+"""Histograms of the kernel: each value in its bucket, whatever came before. kernel.harness compares every test's."""
 
 from __future__ import annotations
 
