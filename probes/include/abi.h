@@ -113,7 +113,8 @@ struct red {
 	unsigned long long response_bytes;
 	unsigned long long sampled_out;
 	unsigned int learned; /* 1 once an exchange under this key went up on this CPU */
-	unsigned int pad;
+	unsigned short likely_size; /* buckets of the last exchange: the next one's are mostly the same or near */
+	unsigned short likely_duration;
 	unsigned int duration[DURATION_BUCKETS];
 	unsigned int request_size[SIZE_BUCKETS];
 	unsigned int response_size[SIZE_BUCKETS];

@@ -13,13 +13,19 @@
 #include "route.h"
 #include "peek.h"
 
-static __always_inline void make_ids(struct held *h, const struct head *head)
+/* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
+static __always_inline void make_ids(struct held *h, struct scratch *s)
 {
+	const struct head *head = &s->head;
 	struct exchange *x = &h->e.x;
-	u64 seed = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	u64 seed = s->seed;
 
-	seed = mix(seed, x->start_ns); /* never twice the same, whatever the generator's state */
+	if (!seed)
+		seed = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	seed = mix(mix(seed, x->start_ns), x->connection);
+	s->seed = seed;
 	*(u64 *)x->span_id = mix(seed, 1) | 1;
+	*(u64 *)x->parent_id = x->trace_flags = 0;
 	if (head->has_trace) {
 		__builtin_memcpy(x->trace_id, head->trace_id, 16);
 		__builtin_memcpy(x->parent_id, head->parent_id, 8);
@@ -36,6 +42,7 @@ static __always_inline void read_endpoints(struct exchange *x, u64 sk)
 	u16 family = PEEK(struct sock_common, sk, skc_family);
 	u32 *local = (u32 *)x->local_addr, *remote = (u32 *)x->remote_addr;
 
+	x->flags = 0;
 	x->local_port = PEEK(struct sock_common, sk, skc_num);
 	x->remote_port = bpf_ntohs(PEEK(struct sock_common, sk, skc_dport));
 	if (family == AF_INET6) {
@@ -46,6 +53,7 @@ static __always_inline void read_endpoints(struct exchange *x, u64 sk)
 		x->flags |= FLAG_IPV6;
 		return;
 	}
+	*(u64 *)local = *(u64 *)remote = 0;
 	local[2] = remote[2] = bpf_htonl(0xffff);
 	local[3] = PEEK(struct sock_common, sk, skc_rcv_saddr);
 	remote[3] = PEEK(struct sock_common, sk, skc_daddr);
@@ -79,7 +87,9 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	if (!c->slot_of)
 		c->slot_of = key.number + 1;
 	x = &h->e.x;
-	__builtin_memset(x, 0, sizeof(*x));
+	x->flags &= FLAG_IPV6;
+	if (h != &c->slot || x->connection != c->sk) /* else they are there, from the connection's last exchange */
+		read_endpoints(x, c->sk);
 	x->key.route = route_hash(s, s->head.method_len, s->head.target_len);
 	x->key.svc = s->op.svc;
 	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;
@@ -105,12 +115,10 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 		x->flags |= FLAG_TARGET_CUT;
 	if (s->head.chunked)
 		x->flags |= FLAG_CHUNKED_REQUEST;
-	else
-		x->request_bytes = s->head.content_length;
+	x->request_bytes = s->head.chunked ? 0 : s->head.content_length;
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
-	make_ids(h, &s->head);
-	read_endpoints(x, c->sk);
+	make_ids(h, s);
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		copy_text(h->e.text, s->text, s->head.text_len);

@@ -54,12 +54,13 @@ __noinline int read_traceparent(struct scratch *s, u32 at, u32 n)
 
 static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
 {
+	const u8 *p = win_at(s, at);
 	u64 length = 0;
 
 	if (n == 0 || n > 18)
 		return;
 	for (u32 i = 0; i < 18; i++) {
-		u8 c = *win_at(s, at + i);
+		u8 c = p[i];
 
 		if (i >= n)
 			break;
@@ -166,11 +167,13 @@ static __always_inline bool is_blank(u8 c)
 __noinline int header_line(struct scratch *s, u32 at, u32 end)
 {
 	u32 field, value, n;
+	const u8 *p;
 
 	if (!s || at > WINDOW || end > WIN_MAX || end <= at)
 		return 0;
-	field = field_of(word_at(win_at(s, at)) | LOWER);
-	n = name_length(field, word_at(win_at(s, at + 8)) | LOWER, word_at(win_at(s, at + 16)) | LOWER);
+	p = win_at(s, at);
+	field = field_of(word_at(p) | LOWER);
+	n = name_length(field, word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
 	if (!n)
 		return 0;
 	value = at + n;

@@ -55,7 +55,7 @@ __noinline int take_line(struct scratch *s, u32 end)
 __noinline u32 line_feed(struct scratch *s, u32 at)
 {
 	const u8 *p;
-	u64 lf;
+	u64 w, lf;
 
 	if (!s)
 		return 64;
@@ -63,7 +63,10 @@ __noinline u32 line_feed(struct scratch *s, u32 at)
 
 #pragma clang loop unroll(full)
 	for (u32 k = 0; k < 64; k += 8) {
-		lf = first_equal(word_at(p + k), '\n');
+		w = word_at(p + k);
+		if (!maybe_controls(w))
+			continue;
+		lf = first_equal(w, '\n');
 		if (lf)
 			return k + first_byte(lf);
 	}
@@ -76,37 +79,34 @@ static __always_inline u32 first_letters(const struct scratch *s)
 	return s->head.is_response ? RESPONSE_LINES : REQUEST_LINES;
 }
 
-/* May the line that begins at win[at] say something of interest? It need not be whole. */
-static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have, u32 letters)
+/* May the line that begins at win[at], with one of those letters, say something of interest? It need not be whole. */
+static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have)
 {
 	const u8 *p = win_at(s, at);
 
-	if (!(letters >> (*p & 31) & 1))
-		return false;
 	if (*p < 'A' || at + 24 > have)
 		return true;
 	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
 }
 
-/* Offset of the first LF among the 32 bytes at p, plus 1; 0: none. */
-static __always_inline u32 behind_lf(const u8 *p)
+/* Offset of the first byte among the 32 at p that may be a control character, or 32. */
+static __always_inline u32 next_control(const u8 *p)
 {
-	u64 lf;
-	u32 k;
+	u64 found;
 
 #pragma clang loop unroll(full)
-	for (k = 0; k < 32; k += 8) {
-		lf = first_equal(word_at(p + k), '\n');
-		if (lf)
-			return k + first_byte(lf) + 1;
+	for (u32 k = 0; k < 32; k += 8) {
+		found = maybe_controls(word_at(p + k));
+		if (found)
+			return k + first_byte(found);
 	}
-	return 0;
+	return 32;
 }
 
 /* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
 __noinline u32 skip_lines(struct scratch *s, u32 at)
 {
-	u32 have, line, letters, n;
+	u32 have, line, letters, w;
 
 	if (!s)
 		return WIN_MAX;
@@ -114,17 +114,23 @@ __noinline u32 skip_lines(struct scratch *s, u32 at)
 	line = s->line;
 	letters = first_letters(s);
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < SKIP_TURNS && at < have; i++) {
-		n = behind_lf(win_at(s, at));
-		if (!n) {
-			at += 32;
+	for (u32 i = 0, n; i < SKIP_TURNS && at < have; i++) {
+		n = next_control(win_at(s, at));
+		at += n;
+		if (n == 32)
+			continue;
+		w = *(const u32 *)win_at(s, at);
+		at++;
+		if ((u16)w == ('\n' << 8 | '\r')) {
+			at++;
+			w >>= 8;
+		} else if ((u8)w != '\n') {
 			continue;
 		}
-		at += n;
 		if (at > have) /* what lies there is of an earlier call */
 			break;
 		line = at;
-		if (at == have || may_matter(s, at, have, letters))
+		if (letters >> (w >> 8 & 31) & 1 && may_matter(s, at, have))
 			break;
 	}
 	s->line = line;
@@ -162,7 +168,7 @@ static __always_inline bool scan_lines(struct scratch *s)
 		if (at >= have || at >= WIN_MAX)
 			break;
 		fields = s->head.started && !s->head.skip;
-		if (fields && !may_matter(s, s->line, have, first_letters(s))) {
+		if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1)) { /* header_line() looks closer */
 			at = skip_lines(s, at);
 			if (at >= have || at != s->line)
 				continue;
@@ -179,7 +185,10 @@ static __always_inline bool scan_lines(struct scratch *s)
 			continue;
 		}
 		at = end + 1;
-		if (take_line(s, end)) {
+		if (fields && end > s->line + 1) { /* not the last one; what may end it besides LF is no part of a value */
+			header_line(s, s->line, *win_at(s, end - 1) == '\r' ? end - 1 : end);
+			s->line = at;
+		} else if (take_line(s, end)) {
 			s->scan = at;
 			return true;
 		}

@@ -40,8 +40,10 @@ static __always_inline u32 keep_text(struct scratch *s, u32 at, u32 n, u32 max)
 	if (n > 32) {
 		bpf_probe_read_kernel(s->text + to, n, s->win + at);
 	} else { /* what is too much is written over by the next piece */
+		const u8 *from = win_at(s, at);
+
 		for (u32 i = 0; i < 32; i += 8)
-			*(u64 *)(s->text + to + i) = word_at(win_at(s, at + i));
+			*(u64 *)(s->text + to + i) = word_at(from + i);
 	}
 	s->head.text_len = to + n;
 	return to;
@@ -106,9 +108,13 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 	s->head.cut |= cut;
 	s->head.is_head = m == 4 && (w & 0xffffffff) == WORD('H', 'E', 'A', 'D', 0, 0, 0, 0);
 	s->head.is_connect = m == 7 && (w & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0);
-	s->head.text_len = 0;
-	s->head.method_len = m;
-	keep_text(s, at, m, METHOD_MAX);
+	s->head.method_len = s->head.text_len = m;
+	if (m <= 8) {
+		*(u64 *)s->text = w;
+	} else {
+		s->head.text_len = 0;
+		keep_text(s, at, m, METHOD_MAX);
+	}
 	s->head.target_len = n;
 	keep_text(s, target, n, TARGET_MAX);
 	return 0;

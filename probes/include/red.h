@@ -8,6 +8,8 @@
 
 #include "emit.h"
 
+#define NEAR 4 /* places */
+
 /* Number of bounds below `v`, which is the place of the first bound with v <= bound; a binary search.
  * A global function: the verifier walks its paths once, and not together with those of its callers. */
 __noinline u32 duration_bucket(u64 v)
@@ -23,6 +25,29 @@ __noinline u32 duration_bucket(u64 v)
 	return i;
 }
 
+/* duration_bucket(), sought first a few places up and down from `likely`. */
+static __always_inline u32 duration_bucket_near(u64 v, u32 likely)
+{
+	const volatile u64 *bounds = settings.duration_bounds;
+	u32 at = likely - NEAR - 1; /* so that all places are counted from the lowest one */
+
+	barrier_var(at); /* checked on the register that is used */
+	if (at >= DURATION_BOUNDS - 2 * NEAR - 1 || bounds[at] >= v)
+		return duration_bucket(v);
+	if (bounds[at + NEAR] >= v) {
+#pragma clang loop unroll(full)
+		for (u32 k = NEAR - 1; k; k--)
+			if (bounds[at + k] < v)
+				return at + k + 1;
+		return at + 1;
+	}
+#pragma clang loop unroll(full)
+	for (u32 k = NEAR + 1; k <= 2 * NEAR; k++)
+		if (v <= bounds[at + k])
+			return at + k;
+	return duration_bucket(v);
+}
+
 __noinline u32 size_bucket(u64 v)
 {
 	const volatile u64 *bounds = settings.size_bounds;
@@ -36,6 +61,18 @@ __noinline u32 size_bucket(u64 v)
 			i += step;
 	}
 	return i;
+}
+
+/* size_bucket(), if it is not `likely`: from 1 up, as only there a bound lies below. */
+static __always_inline u32 size_bucket_near(u64 v, u32 likely)
+{
+	const volatile u64 *bounds = settings.size_bounds;
+	u32 below = likely - 1;
+
+	barrier_var(below); /* checked on the register that is used */
+	if (below < SIZE_BOUNDS - 1 && bounds[below] < v && v <= bounds[below + 1])
+		return likely;
+	return size_bucket(v);
 }
 
 static __always_inline bool take_place(u32 svc, u32 limit)
@@ -94,7 +131,8 @@ static __always_inline struct red *red_of(struct exchange *x)
 static __always_inline void count_exchange(struct red *r, const struct exchange *x)
 {
 	u64 ns = x->end_ns - x->start_ns;
-	u32 d = duration_bucket(ns), q = size_bucket(x->request_bytes), p = size_bucket(x->response_bytes);
+	u32 d = duration_bucket_near(ns, r->likely_duration), q = size_bucket(x->request_bytes);
+	u32 p = size_bucket_near(x->response_bytes, r->likely_size);
 
 	__sync_fetch_and_add(&r->count, 1);
 	__sync_fetch_and_add(&r->sum_ns, ns);
@@ -106,6 +144,8 @@ static __always_inline void count_exchange(struct red *r, const struct exchange 
 		__sync_fetch_and_add(&r->duration[d], 1);
 	if (q < SIZE_BUCKETS)
 		__sync_fetch_and_add(&r->request_size[q], 1);
+	r->likely_duration = d;
+	r->likely_size = p;
 	if (p < SIZE_BUCKETS)
 		__sync_fetch_and_add(&r->response_size[p], 1);
 }

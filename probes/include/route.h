@@ -94,9 +94,9 @@ static long find_path(u32 i, struct scratch **ctx)
 	return 0;
 }
 
-static long raw_word(u32 i, struct scratch **ctx)
+/* Returns whether it was the last word. */
+static __always_inline bool take_raw_word(struct scratch *s)
 {
-	struct scratch *s = *ctx;
 	struct route *r = &s->route;
 	u32 left = r->end - r->at, n = 8;
 	u64 w = word_at(s->text + (r->at & (TEXT_LONG - 1))), stop;
@@ -112,6 +112,11 @@ static long raw_word(u32 i, struct scratch **ctx)
 	return n < 8;
 }
 
+static long raw_word(u32 i, struct scratch **ctx)
+{
+	return take_raw_word(*ctx);
+}
+
 /* The hash of a target as it stands, without its query: by it a CPU remembers the routes of the last ones. */
 static __always_inline u64 raw_hash(struct scratch *s, u32 at, u32 n)
 {
@@ -121,7 +126,8 @@ static __always_inline u64 raw_hash(struct scratch *s, u32 at, u32 n)
 	r->hash = s->head.is_connect + 1;
 	r->at = at;
 	r->end = at + n;
-	bpf_loop(TARGET_MAX / 8 + 1, raw_word, &ctx, 0);
+	if (!take_raw_word(s) && !take_raw_word(s)) /* a short one without a helper call */
+		bpf_loop(TARGET_MAX / 8 + 1, raw_word, &ctx, 0);
 	return mix(r->hash, r->at - at) | 1ULL << 63;
 }
 

@@ -130,17 +130,29 @@ static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64
 	process(s, c);
 }
 
+/* `seq`: of the first byte. */
+static __always_inline void on_send_exit_at(struct scratch *s, struct conn *c, u64 sk, u32 seq, u64 sent)
+{
+	describe_op(s, sk, c ? c->svc : 0, SENT, seq, sent);
+	process(s, c);
+}
+
 /* `after`: bytes of the same call that were sent behind these. */
 static __always_inline void on_send_exit(struct scratch *s, struct conn *c, u64 sk, u64 sent, u32 after)
 {
-	describe_op(s, sk, c ? c->svc : 0, SENT, sent_seq(sk) - after - sent, sent);
+	on_send_exit_at(s, c, sk, sent_seq(sk) - after - sent, sent);
+}
+
+/* `seq`: of the first byte. */
+static __always_inline void on_receive_at(struct scratch *s, struct conn *c, u64 sk, u32 svc, u32 seq, u64 received)
+{
+	describe_op(s, sk, svc, RECEIVED, seq, received);
 	process(s, c);
 }
 
 static __always_inline void on_receive(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 received)
 {
-	describe_op(s, sk, svc, RECEIVED, received_seq(sk) - received, received);
-	process(s, c);
+	on_receive_at(s, c, sk, svc, received_seq(sk) - received, received);
 }
 
 /* read() returned 0: the response that lasts until the connection closes is whole. */

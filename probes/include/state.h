@@ -234,6 +234,7 @@ struct scratch {
 	u32 mode;
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
+	u64 seed; /* of the last ids; 0: none yet */
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;

@@ -39,6 +39,12 @@ static __always_inline u64 first_equal(u64 w, u8 c)
 	return (x - ONES) & ~x & HIGH;
 }
 
+/* Bytes below a space; or from 0xa0 up, which are for the caller to tell apart. The first one is right. */
+static __always_inline u64 maybe_controls(u64 w)
+{
+	return (w - ONES * ' ') & HIGH;
+}
+
 static __always_inline u64 bytes_between(u64 w, u8 low, u8 high)
 {
 	u64 x = w & ~HIGH;

@@ -31,17 +31,21 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 {
 	struct conn *c;
 	struct scratch *s;
+	u32 seq;
 
 	if (sent <= 0)
 		return 0;
 	c = get_conn((u64)sk);
-	if (!returns_matter(c) || is_body(c, SENT, sent_seq((u64)sk) - sent, sent))
+	if (!returns_matter(c))
+		return 0;
+	seq = sent_seq((u64)sk) - sent;
+	if (is_body(c, SENT, seq, sent))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
 		return 0;
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, sent);
-	on_send_exit(s, c, (u64)sk, sent, 0);
+	on_send_exit_at(s, c, (u64)sk, seq, sent);
 	return 0;
 }
 
@@ -50,7 +54,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	u64 changed = conns_changed;
 	struct conn *c = get_conn(sk);
 	struct scratch *s;
-	u32 svc;
+	u32 svc, seq;
 
 	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
 		return 0;
@@ -60,7 +64,10 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	}
 	note_served(c, sk, changed);
 	svc = reader(c);
-	if (!svc || is_body(c, RECEIVED, received_seq(sk) - received, received))
+	if (!svc)
+		return 0;
+	seq = received_seq(sk) - received;
+	if (is_body(c, RECEIVED, seq, received))
 		return 0;
 	s = get_scratch(SLOT_RECV);
 	if (!s)
@@ -68,7 +75,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive(s, c, sk, svc, received);
+	on_receive_at(s, c, sk, svc, seq, received);
 	return 0;
 }
 
@@ -76,13 +83,11 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 SEC("fexit/tcp_recvmsg")
 int fexit_recv(u64 *ctx)
 {
-	u64 sk = 0, msg = 0, flags = 0, received = 0;
+	u64 flags = 0, received = 0;
 
-	bpf_get_func_arg(ctx, 0, &sk);
-	bpf_get_func_arg(ctx, 1, &msg);
 	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) > 5 ? 4 : 3, &flags);
 	bpf_get_func_ret(ctx, &received);
-	return receive(sk, (struct msghdr *)msg, flags, (int)received);
+	return receive(ctx[0], (struct msghdr *)ctx[1], flags, (int)received);
 }
 
 /* sendfile and splice before 6.5; later they come through tcp_sendmsg. */

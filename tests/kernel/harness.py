@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import TEXT_SHORT, Direction, Flag, Loss, Outcome, Protocol, Verdict
 from instrumenter.bpf.program import Program
+from instrumenter.config import Settings
+from instrumenter.sizes import make_histograms
 from instrumenter.source import RingSource
 from kernel.peers import Actor, Op
 
@@ -201,16 +203,18 @@ class Wire:
             for ring in self.source.drain().exchanges:
                 batch += in_order([each for each in map(seen, ring.x, ring.text) if each.x["key"]["svc"] == self.svc])
             found += sorted(batch, key=lambda s: (s.end_ns, s.connection, s.request_seq))
-        self._check_counts(len(found))
+        self._check_counts(found)
         return [each for each in found if each.row.target != FENCE]
 
-    def _check_counts(self, exchanges: int) -> None:
+    def _check_counts(self, found: list[Seen]) -> None:
         keys, _ = self.program.read_red()
         ours = keys["svc"] == self.svc
         taken = self.program.delete_red(keys[ours])
         counted, out = int(taken["count"].sum()), int(taken["sampled_out"].sum())
-        said = f"{counted} counted, {exchanges} came up, {out} sampled out, lost: {self.losses()}"
-        assert counted == exchanges + out, said
+        said = f"{counted} counted, {len(found)} came up, {out} sampled out, lost: {self.losses()}"
+        assert counted == len(found) + out, said
+        if not out:
+            check_buckets(taken, found)
 
     def losses(self) -> dict[Loss, int]:
         """New since `begin`, of this test's service or of none; not of events, which are not looked at here."""
@@ -251,6 +255,20 @@ class Wire:
                 assert (a.local, a.remote, a.request_seq) == (b.remote, b.local, b.request_seq)
                 assert a.connection != b.connection
         return found
+
+
+def check_buckets(taken: NDArray[np.void], found: list[Seen]) -> None:
+    """Every exchange that came up is in the one bucket that its duration and its sizes belong to."""
+    layouts = make_histograms(Settings())
+    x = np.array([each.x for each in found], found[0].x.dtype)
+    for name, layout, values in (
+        ("duration", layouts.duration, x["end_ns"] - x["start_ns"]),
+        ("request_size", layouts.size, x["request_bytes"]),
+        ("response_size", layouts.size, x["response_bytes"]),
+    ):
+        counts = taken[name].sum(axis=(0, 1))
+        expected = np.bincount(np.searchsorted(layout.bounds, values, side="left"), minlength=len(counts))
+        assert counts.tolist() == expected.tolist(), name
 
 
 def check_times(each: Seen) -> None:
