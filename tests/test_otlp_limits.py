@@ -261,7 +261,7 @@ def test_the_collector_counts_what_it_would_decode(collector: Collector) -> None
 @pytest.mark.parametrize(
     ("protocol", "needed", "unneeded"),
     [("", set(), {"grpc", "requests", "urllib3", "google.protobuf", "pydantic"}), ("grpc", {"grpc"}, {"urllib3"}),
-     ("http/protobuf", {"urllib3"}, {"grpc", "requests"})],
+     ("http/protobuf", {"http.client"}, {"grpc", "requests", "urllib3"})],
 )  # fmt: skip
 def test_only_what_is_used_is_imported(
     collector: Collector, protocol: str, needed: set[str], unneeded: set[str]

@@ -144,6 +144,7 @@ class Ring:
         )  # with its header: a batch is copied as it lies there
         self._most = max(1, min(max_records, max_bytes // self.stride))
         self._nothing: NDArray[np.void] = np.empty(0, record)
+        self._next = pages.consumed()  # nobody else moves it
         self.read_bytes = 0  # size of the last batch, headers and discarded records included
         self.fill = 0.0  # share of the ring that was taken at the last read, 0 to 1
         self.more = False  # the last read left finished records behind
@@ -158,11 +159,11 @@ class Ring:
 
     def waiting(self) -> float:
         """Share of the ring that is taken now, 0 to 1."""
-        return (self._pages.produced() - self._pages.consumed()) / self._pages.size
+        return (self._pages.produced() - self._next) / self._pages.size
 
     def read(self) -> NDArray[np.void]:
         """The next finished records, (n,), copied; their places are given back. Raises StinglessError: other sizes."""
-        start = self._pages.consumed()
+        start = self._next
         waiting = self._pages.produced() - start
         self.fill = waiting / self._pages.size
         if not waiting:
@@ -186,7 +187,8 @@ class Ring:
             )
         self._pages.fence()
         rows = self._copy(start, n)
-        self._pages.release(start + n * self.stride)
+        self._next = start + n * self.stride
+        self._pages.release(self._next)
         self.read_bytes = n * self.stride
         discarded = heads & DISCARDED
         return rows[discarded == 0] if discarded.any() else rows
