@@ -60,10 +60,12 @@ class DirectPost:
             kept = False
             try:
                 head = self._head + b"%d\r\n\r\n" % len(body)
-                sent = connection.sendmsg([head, body])
-                if sent < len(head) + len(body):
-                    connection.sendall(head[sent:])
-                    connection.sendall(memoryview(body)[max(0, sent - len(head)) :])
+                # A receiver that refuses a body may answer, and hang up, before it has read it.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    sent = connection.sendmsg([head, body])
+                    if sent < len(head) + len(body):
+                        connection.sendall(head[sent:])
+                        connection.sendall(memoryview(body)[max(0, sent - len(head)) :])
                 with HTTPResponse(connection, method="POST") as response:
                     response.begin()
                     answer = Answer(response.status, response.reason, response.headers, response.read(most))
