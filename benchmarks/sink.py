@@ -17,13 +17,19 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Le
 
 
 def serve(connection: socket.socket, folder: Path, lock: threading.Lock) -> None:
+    body = bytearray()  # used again and again: fresh memory costs as much as a copy
     with connection, connection.makefile("rb") as reader:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while request := reader.readline():
             path = request.split()[1].decode()
-            body = reader.read(_content_length(reader))
-            with lock, (folder / path.strip("/").replace("/", "_")).open("ab") as file:
-                file.write(len(body).to_bytes(4, "big") + body)
+            length = _content_length(reader)
+            body.extend(bytes(max(0, length - len(body))))
+            with memoryview(body)[:length] as whole:
+                if reader.readinto(whole) < length:
+                    return
+                with lock, (folder / path.strip("/").replace("/", "_")).open("ab", buffering=0) as file:
+                    file.write(length.to_bytes(4, "big"))
+                    file.write(whole)
             connection.sendall(ANSWER)
 
 

@@ -1,40 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as OTLP requests: points with their heads in, serialized ExportMetricsServiceRequests out.
 
-Built from opentelemetry-proto's messages: there are hundreds of points a minute, not hundreds of thousands a second.
-The rule it protects: no request is larger than the receiver takes, and it is known which points each one holds.
+The rules it protects: no request is larger than the receiver takes, and it is known which points each one holds; the
+bytes are what opentelemetry-proto's messages would give. What a series has at every export is encoded once.
+Source: opentelemetry/proto/metrics/v1/metrics.proto.
 """
 
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
-from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
-
+from exporters import template as t
 from exporters.otlp_delta import Point
 from exporters.otlp_transport import SCHEMA_URL
 from instrumenter.model import (
     Attributes,
     Exemplar,
+    ExplicitBuckets,
     ExponentialBuckets,
     HistogramPoint,
     Metric,
     NumberPoint,
     Resource,
-    Value,
 )
 
 SCOPE: Final = "stingless"
 _OVERHEAD: Final = 16  # bytes of tags and lengths around a point, at most
+_REMEMBERED: Final = 4096  # sets of attributes
+_DELTA, _CUMULATIVE = 1, 2  # AggregationTemporality
 
-_DELTA: Final = int(pb.AGGREGATION_TEMPORALITY_DELTA)
-_CUMULATIVE: Final = int(pb.AGGREGATION_TEMPORALITY_CUMULATIVE)
+# Field numbers. Those that differ between the points are in the functions that write them.
+_RESOURCE_METRICS = 1
+_RESOURCE_SCOPE_METRICS, _SCHEMA_URL = 2, 3
+_SCOPE_METRICS = 2
+_NAME, _DESCRIPTION, _UNIT = 1, 2, 3
+_GAUGE, _SUM, _HISTOGRAM, _EXPONENTIAL = 5, 7, 9, 10
+_POINTS, _TEMPORALITY, _MONOTONIC = 1, 2, 3
+_NUMBER_ATTRIBUTES, _HISTOGRAM_ATTRIBUTES, _EXPONENTIAL_ATTRIBUTES = 7, 9, 1
 
 K = TypeVar("K")
+MetricKey = tuple[str, int, bool]  # name, kind of data, delta
 
 
 class Entry(NamedTuple, Generic[K]):
@@ -46,131 +54,138 @@ class Entry(NamedTuple, Generic[K]):
     delta: bool
 
 
-def encode_metrics(entries: Iterable[Entry[K]], version: str, max_bytes: int) -> Iterator[tuple[bytes, list[K]]]:
-    """Requests of at most about max_bytes (a single point may be larger), each with the keys of its points."""
-    request = _Request(version)
-    keys: list[K] = []
-    for entry in entries:
-        if keys and request.size > max_bytes - 4096:
-            yield request.message.SerializeToString(), keys
-            request, keys = _Request(version), []
-        request.add(entry.head, entry.point, entry.delta)
-        keys.append(entry.key)
-    if keys:
-        yield request.message.SerializeToString(), keys
+class MetricEncoder:
+    """Encodes snapshots. Not thread-safe: it remembers resources and attributes, by identity.
+
+    version: of the instrumentation scope, empty to omit. max_bytes: about the largest request; a single point may be
+    larger.
+    """
+
+    def __init__(self, version: str, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._scope = t.scope_field(SCOPE, version)
+        self._schema = t.message(_SCHEMA_URL, t.text(SCHEMA_URL))
+        self._resources = t.Remembered(t.resource_field, 1024)
+        self._attributes = {
+            number: t.Remembered[Attributes, bytes](functools.partial(t.attributes, number), _REMEMBERED)
+            for number in (_NUMBER_ATTRIBUTES, _HISTOGRAM_ATTRIBUTES, _EXPONENTIAL_ATTRIBUTES)
+        }
+
+    def encode(self, entries: Iterable[Entry[K]]) -> Iterator[tuple[bytes, list[K]]]:
+        """Requests, each with the keys of its points."""
+        points: dict[Resource, dict[MetricKey, tuple[Metric, list[bytes]]]] = {}
+        keys: list[K] = []
+        size = 0
+        for key, head, point, delta in entries:
+            if keys and size > self._max_bytes - 4096:
+                yield self._request(points), keys
+                points, keys, size = {}, [], 0
+            metrics = points.get(head.resource)
+            if metrics is None:
+                metrics = points[head.resource] = {}
+                size += len(self._resources.get(head.resource)) + len(self._scope) + 2 * len(self._schema) + _OVERHEAD
+            data, body = self._point(head.kind, point)
+            metric = metrics.get((head.name, data, delta))
+            if metric is None:
+                metric = metrics[head.name, data, delta] = (head, [])
+                size += len(_front(head.name, head.description, head.unit)) + _OVERHEAD
+            metric[1].append(t.message(_POINTS, body))
+            size += len(body) + _OVERHEAD
+            keys.append(key)
+        if keys:
+            yield self._request(points), keys
+
+    def _request(self, points: dict[Resource, dict[MetricKey, tuple[Metric, list[bytes]]]]) -> bytes:
+        out = []
+        for resource, metrics in points.items():
+            parts = [
+                t.message(_SCOPE_METRICS, _metric(head, data, delta, bodies))
+                for (_, data, delta), (head, bodies) in metrics.items()
+            ]
+            scope = t.message(_RESOURCE_SCOPE_METRICS, b"".join([self._scope, *parts, self._schema]))
+            out.append(t.message(_RESOURCE_METRICS, self._resources.get(resource) + scope + self._schema))
+        return b"".join(out)
+
+    def _point(self, kind: str, point: Point) -> tuple[int, bytes]:
+        """The field of Metric.data that the point belongs to, and the point."""
+        if isinstance(point, NumberPoint):
+            attributes = self._attributes[_NUMBER_ATTRIBUTES].get(point.attributes)
+            return _GAUGE if kind == "gauge" else _SUM, _number(point) + attributes
+        if isinstance(point.buckets, ExponentialBuckets):
+            attributes = self._attributes[_EXPONENTIAL_ATTRIBUTES].get(point.attributes)
+            return _EXPONENTIAL, attributes + _exponential(point, point.buckets)
+        attributes = self._attributes[_HISTOGRAM_ATTRIBUTES].get(point.attributes)
+        return _HISTOGRAM, _explicit(point, point.buckets) + attributes
 
 
-class _Request:
-    """One request being filled: resources, and in each its metrics, are opened when their first point comes."""
-
-    def __init__(self, version: str) -> None:
-        self.message: Any = ExportMetricsServiceRequest()  # Any: protobuf's own methods have no types
-        self.size = 0  # about what it will take, never less but for long attributes of the last point
-        self._version = version
-        self._scopes: dict[Resource, Any] = {}
-        self._metrics: dict[tuple[Resource, str, type | None, bool], Any] = {}
-
-    def add(self, head: Metric, point: Point, delta: bool) -> None:
-        form = type(point.buckets) if isinstance(point, HistogramPoint) else None
-        key = (head.resource, head.name, form, delta)
-        metric = self._metrics.get(key)
-        if metric is None:
-            metric = self._metrics[key] = self._open(head)
-        message = _append(metric, head.kind, point, _DELTA if delta else _CUMULATIVE)
-        self.size += message.ByteSize() + _OVERHEAD
-
-    def _open(self, head: Metric) -> Any:
-        scope = self._scopes.get(head.resource)
-        if scope is None:
-            of_resource = self.message.resource_metrics.add(schema_url=SCHEMA_URL)
-            of_resource.resource.attributes.extend(key_values(head.resource.attributes))
-            scope = of_resource.scope_metrics.add(schema_url=SCHEMA_URL)
-            scope.scope.name, scope.scope.version = SCOPE, self._version
-            self._scopes[head.resource] = scope
-            self.size += of_resource.ByteSize() + _OVERHEAD
-        metric = scope.metrics.add(name=head.name, unit=head.unit, description=head.description)
-        self.size += metric.ByteSize() + _OVERHEAD
-        return metric
+@functools.lru_cache(maxsize=1024)
+def _front(name: str, description: str, unit: str) -> bytes:
+    """The fields of a Metric before its data."""
+    fields = ((_NAME, name), (_DESCRIPTION, description), (_UNIT, unit))
+    return b"".join([t.message(number, t.text(value)) for number, value in fields if value])
 
 
-def _append(metric: Any, kind: str, point: Point, temporality: int) -> Any:
-    """Add the point to the metric's data, of whatever kind; returns the point's message."""
-    if isinstance(point, NumberPoint):
-        if kind == "gauge":
-            number = metric.gauge.data_points.add()
-        else:
-            metric.sum.aggregation_temporality = temporality
-            metric.sum.is_monotonic = True
-            number = metric.sum.data_points.add()
-        _number(number, point)
-        return number
-    if isinstance(point.buckets, ExponentialBuckets):
-        metric.exponential_histogram.aggregation_temporality = temporality
-        exponential = metric.exponential_histogram.data_points.add()
-        _exponential(exponential, point.buckets)
-        _histogram(exponential, point)
-        return exponential
-    metric.histogram.aggregation_temporality = temporality
-    explicit = metric.histogram.data_points.add()
-    explicit.explicit_bounds.extend(point.buckets.bounds)
-    explicit.bucket_counts.extend(point.buckets.counts)
-    _histogram(explicit, point)
-    return explicit
+def _metric(head: Metric, data: int, delta: bool, points: list[bytes]) -> bytes:
+    how = b""
+    if data != _GAUGE:
+        how = bytes((_TEMPORALITY << 3, _DELTA if delta else _CUMULATIVE))
+    if data == _SUM:
+        how += bytes((_MONOTONIC << 3, 1))
+    return _front(head.name, head.description, head.unit) + t.message(data, b"".join(points) + how)
 
 
-def _number(message: pb.NumberDataPoint, point: NumberPoint) -> None:
-    message.attributes.extend(key_values(point.attributes))
-    message.start_time_unix_nano, message.time_unix_nano = point.start_ns, point.time_ns
+def _fixed(number: int, value: int) -> bytes:
+    """A fixed64 field; a default is not written."""
+    return struct.pack("<BQ", number << 3 | t.FIXED64, value) if value else b""
+
+
+def _double(number: int, value: float) -> bytes:
+    """A double field that is written whatever it is."""
+    return struct.pack("<Bd", number << 3 | t.FIXED64, value)
+
+
+def _times(point: Point) -> bytes:
+    return _fixed(2, point.start_ns) + _fixed(3, point.time_ns)
+
+
+def _number(point: NumberPoint) -> bytes:
+    """NumberDataPoint but for its attributes."""
     if isinstance(point.value, int):
-        message.as_int = point.value
-    else:
-        message.as_double = point.value
+        return _times(point) + struct.pack("<Bq", 6 << 3 | t.FIXED64, point.value)
+    return _times(point) + _double(4, point.value)
 
 
-def _histogram(message: pb.HistogramDataPoint | pb.ExponentialHistogramDataPoint, point: HistogramPoint) -> None:
-    message.attributes.extend(key_values(point.attributes))
-    message.start_time_unix_nano, message.time_unix_nano = point.start_ns, point.time_ns
-    message.count, message.sum = point.count, point.sum
-    message.exemplars.extend(_exemplar(e) for e in point.exemplars)
+def _explicit(point: HistogramPoint, buckets: ExplicitBuckets) -> bytes:
+    """HistogramDataPoint but for its attributes, which come last."""
+    counts = t.message(6, struct.pack(f"<{len(buckets.counts)}Q", *buckets.counts)) if buckets.counts else b""
+    bounds = t.message(7, struct.pack(f"<{len(buckets.bounds)}d", *buckets.bounds)) if buckets.bounds else b""
+    return b"".join([_counted(point), counts, bounds, *[_exemplar(8, e) for e in point.exemplars]])
 
 
-def _exponential(message: pb.ExponentialHistogramDataPoint, buckets: ExponentialBuckets) -> None:
-    message.scale = buckets.scale
-    message.zero_count, message.zero_threshold = buckets.zero_count, buckets.zero_threshold
-    message.positive.offset = buckets.offset
-    message.positive.bucket_counts.extend(buckets.counts)
+def _exponential(point: HistogramPoint, buckets: ExponentialBuckets) -> bytes:
+    """ExponentialHistogramDataPoint but for its attributes, which come first."""
+    counts = t.message(2, b"".join(map(t.varint, buckets.counts))) if buckets.counts else b""
+    parts = [
+        _counted(point),
+        _zigzag(6, buckets.scale),
+        _fixed(7, buckets.zero_count),
+        t.message(8, _zigzag(1, buckets.offset) + counts),
+        *[_exemplar(11, e) for e in point.exemplars],
+        _double(14, buckets.zero_threshold) if buckets.zero_threshold else b"",
+    ]
+    return b"".join(parts)
 
 
-def _exemplar(exemplar: Exemplar) -> pb.Exemplar:
-    return pb.Exemplar(
-        as_double=exemplar.value,
-        time_unix_nano=exemplar.time_ns,
-        trace_id=exemplar.trace_id,
-        span_id=exemplar.span_id,
-    )
+def _counted(point: HistogramPoint) -> bytes:
+    """What both kinds of histograms begin with; `sum` is an optional field, so it is there even if it is 0."""
+    return _times(point) + _fixed(4, point.count) + _double(5, point.sum)
 
 
-@functools.lru_cache(maxsize=8192)
-def _texts(attributes: Attributes) -> tuple[KeyValue, ...]:
-    return tuple([KeyValue(key=key, value=_any(value)) for key, value in attributes])
+def _zigzag(number: int, value: int) -> bytes:
+    """A sint32 field."""
+    return bytes((number << 3,)) + t.varint(value * 2 if value >= 0 else -value * 2 - 1) if value else b""
 
 
-def key_values(attributes: Attributes) -> tuple[KeyValue, ...]:
-    """Attributes as OTLP has them. Those of texts alone are remembered: 1, 1.0 and True are equal keys."""
-    if all(type(value) is str for _, value in attributes):
-        return _texts(attributes)
-    return tuple([KeyValue(key=key, value=_any(value)) for key, value in attributes])
-
-
-def _any(value: Value) -> AnyValue:
-    match value:
-        case bool():
-            return AnyValue(bool_value=value)
-        case str():
-            # What a file system or a peer named may not be UTF-8; Python holds it with surrogates, OTLP must not.
-            return AnyValue(string_value=value if value.isascii() else value.encode("utf-8", "replace").decode())
-        case int():
-            return AnyValue(int_value=value)
-        case float():
-            return AnyValue(double_value=value)
-    return AnyValue(array_value=ArrayValue(values=[_any(part) for part in value]))
+def _exemplar(number: int, exemplar: Exemplar) -> bytes:
+    ids = [t.message(field, value) for field, value in ((4, exemplar.span_id), (5, exemplar.trace_id)) if value]
+    return t.message(number, b"".join([_fixed(2, exemplar.time_ns), _double(3, exemplar.value), *ids]))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from exporters.otlp_delta import Point, increment, went_back
+from exporters.otlp_encode_metrics import Entry, MetricEncoder
 from exporters.otlp_options import OtlpOptions
 from exporters.otlp_retry import RetryPolicy, Sender
 from exporters.otlp_transport import Reply, Transport, agent_version, open_transport
@@ -23,6 +24,7 @@ from instrumenter.telemetry import Counters
 
 log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES: Final = 3_500_000
+MAX_HEADS: Final = 10_000  # metrics by resource that are remembered
 MAX_OWED: Final = 100_000  # series that ended while the receiver was away and are still kept for it
 
 
@@ -92,6 +94,8 @@ class OtlpMetricExporter:
         self._policy = policy or RetryPolicy()
         self._name = name
         self._undelivered = Undelivered()
+        self._heads: dict[tuple[Resource, str], Metric] = {}  # the agent's own
+        self._encoder = MetricEncoder(agent_version(), MAX_REQUEST_BYTES)  # the thread's own
         self._delivered: dict[Key, Point] = {}  # for delta temporality; the thread's own
         self._transport: Transport | None = None
         self._sender: Sender | None = None
@@ -101,11 +105,21 @@ class OtlpMetricExporter:
         """Hand over a whole snapshot. Never waits; an older one that is still unsent is replaced and counted."""
         snapshot: dict[Key, Series] = {}
         for metric in metrics:
-            head = dataclasses.replace(metric, points=())
+            head = self._head(metric)
             for point in metric.points:
                 snapshot[Key(metric.resource, metric.name, point.attributes, point.start_ns)] = Series(head, point)
         self._count("metrics.queue_full", self._undelivered.put(snapshot))
         self._worker.kick()
+
+    def _head(self, metric: Metric) -> Metric:
+        """The metric without its points, one object for all snapshots."""
+        key = (metric.resource, metric.name)
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            head = self._heads[key] = dataclasses.replace(metric, points=())
+        return head
 
     def close(self, timeout_s: float) -> None:
         """Send what is left, for about timeout_s at most; count what was never tried."""
@@ -114,12 +128,10 @@ class OtlpMetricExporter:
 
     def _export(self) -> None:
         """Send the newest values, in as many requests as it takes. Each one succeeds or fails for itself."""
-        from exporters.otlp_encode_metrics import Entry, encode_metrics
-
         sender = self._sender or self._connect()
         taken = self._undelivered.take()
         entries = [Entry(k, s.head, p, d) for k, s in taken.items() for p, d in self._due(k, s)]
-        for body, keys in encode_metrics(entries, agent_version(), MAX_REQUEST_BYTES):
+        for body, keys in self._encoder.encode(entries):
             self._settle({key: taken[key] for key in keys}, sender.send(body))
         self._delivered = {k: p for k, p in self._delivered.items() if self._undelivered.known(k)}
 

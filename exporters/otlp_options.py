@@ -69,7 +69,7 @@ class BatchOptions:
     max_queue_spans: int = 131_072
     max_queue_bytes: int = 24 << 20
     max_batch_spans: int = 4_096
-    delay_s: float = 1.0
+    delay_s: float = 0.25  # the source has waited for a batch already
     export_timeout_s: float = 60.0
 
 

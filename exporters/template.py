@@ -8,9 +8,10 @@ Sources: opentelemetry/proto/trace/v1/trace.proto, common/v1/common.proto; proto
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,8 +32,15 @@ ANY_STRING, ANY_BOOL, ANY_INT, ANY_DOUBLE, ANY_ARRAY = 1, 2, 3, 4, 5
 FLAGS_HAS_IS_REMOTE, FLAGS_IS_REMOTE = 0x100, 0x200  # SpanFlags
 
 
+_SMALL: Final = tuple([bytes((value,)) for value in range(0x80)])
+
+
 def varint(value: int) -> bytes:
     """A base-128 varint; negative numbers as 64-bit two's complement."""
+    if 0 <= value < 0x80:
+        return _SMALL[value]
+    if 0 <= value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     value &= (1 << 64) - 1
     out = bytearray()
     while value > 0x7F:
@@ -42,6 +50,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+@functools.cache
 def tag(number: int, wire_type: int) -> bytes:
     return varint(number << 3 | wire_type)
 

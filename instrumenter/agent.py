@@ -45,8 +45,8 @@ from instrumenter.telemetry import Counters
 if TYPE_CHECKING:
     from instrumenter.bpf.program import Program
 
-CHECK_S: Final = 1.0  # between two looks at the kernel's losses
-POLL_S: Final = 1.0  # longest wait for records: how late a timer may be
+CHECK_S: Final = 2.0  # between two looks at the kernel's losses, at least: they cost a walk over a map
+POLL_S: Final = 5.0  # longest wait for records
 LIVE_S: Final = 1.0  # between two pictures of the live view
 REPLAY_AHEAD: Final = 8_192  # spans that a replay may have queued: far below what any queue sheds at
 BUSY_S: Final = 0.2  # for a CPU that was interrupted while it wrote a record

@@ -76,20 +76,16 @@ class Describer:
         server: Bools = x["key"]["direction"] == _SERVER
         texts: dict[str, Text] = {}
         ints: dict[str, I64] = {}
-        self._describe_peers(x, server, texts, ints)
+        self._describe_peer(x, server, texts, ints)
         self._describe_request(x, Heads.of(x, raw), server, texts, ints)
         return texts, ints
 
-    def _describe_peers(self, x: Records, server: Bools, texts: dict[str, Text], ints: dict[str, I64]) -> None:
-        """Both ends of the connection."""
+    def _describe_peer(self, x: Records, server: Bools, texts: dict[str, Text], ints: dict[str, I64]) -> None:
+        """The other end. What the conventions leave to opting in (client.port, network.local.*) is not told."""
         remote = self._addresses.texts(x["remote_addr"])
-        port = x["remote_port"].astype(np.int64)
-        texts["network.peer.address"], ints["network.peer.port"] = remote, port
-        texts["network.local.address"] = self._addresses.texts(x["local_addr"])
-        ints["network.local.port"] = x["local_port"].astype(np.int64)
+        texts["network.peer.address"], ints["network.peer.port"] = remote, x["remote_port"].astype(np.int64)
         if server.any():
             texts["client.address"] = only(remote, server)
-            ints["client.port"] = np.where(server, port, np.int64(-1))
 
     def _describe_request(
         self, x: Records, heads: Heads, server: Bools, texts: dict[str, Text], ints: dict[str, I64]
@@ -101,7 +97,8 @@ class Describer:
         usual = np.where(x["key"]["tls"] != 0, 443, 80)
         own_port = np.where(server, x["local_port"], x["remote_port"])
         ints["server.port"] = np.where(hosts.port >= 0, hosts.port, np.where(named, usual, own_port)).astype(np.int64)
-        own = first_known(only(texts["network.local.address"], server), texts["network.peer.address"])
+        local = self._addresses.texts(x["local_addr"])
+        own = first_known(only(local, server), texts["network.peer.address"])
         texts["server.address"] = first_known(only(hosts.address, named), own)
         if server.any():
             path = np.where(server & (heads.target > 0), target.path_end, -1).astype(np.int32)

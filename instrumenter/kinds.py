@@ -61,10 +61,7 @@ _LOW_BITS: Final = np.array([(1 << bits) - 1 for bits in range(65)], np.uint64)
 
 
 # Attributes that a kind does not determine: the port of a connection that its client's kernel chose.
-_EPHEMERAL: Final = {
-    int(Direction.SERVER): ("client.port", "network.peer.port"),
-    int(Direction.CLIENT): ("network.local.port",),
-}
+_EPHEMERAL: Final = {int(Direction.SERVER): ("network.peer.port",), int(Direction.CLIENT): ()}
 _FEW: Final = 8  # new kinds in a batch, or rows of one, from where it is worth remembering
 
 
@@ -163,14 +160,10 @@ def _reach(x: Records, text: U8) -> I64 | None:
 def ephemeral_ports(x: Records) -> dict[str, I64]:
     """The attributes of `x` that its kinds leave out; -1 where a row's kind has them."""
     server = x["key"]["direction"] == _IS_SERVER
+    remote = x["remote_port"].astype(np.int64)
     if server.all():
-        remote = x["remote_port"].astype(np.int64)
-        return {"network.peer.port": remote, "client.port": remote}
-    ports = {"network.local.port": np.where(server, np.int64(-1), x["local_port"].astype(np.int64))}
-    if server.any():
-        remote = np.where(server, x["remote_port"].astype(np.int64), np.int64(-1))
-        ports |= {"network.peer.port": remote, "client.port": remote}
-    return ports
+        return {"network.peer.port": remote}
+    return {"network.peer.port": np.where(server, remote, np.int64(-1))} if server.any() else {}
 
 
 class KindShapes:

@@ -34,6 +34,13 @@ class Resource:
     """Who produced the telemetry: the resource attributes of one service instance."""
 
     attributes: Attributes
+    _hash: int = field(init=False, repr=False, compare=False)  # taken once: every series is found by its resource
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.attributes))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def get(self, key: str, default: str = "") -> Value:
         return next((v for k, v in self.attributes if k == key), default)

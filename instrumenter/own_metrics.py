@@ -7,6 +7,7 @@ the same exporters. The rule it protects: every counter is exported, under one n
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,27 +64,15 @@ class OwnMetrics:
         sums: dict[str, dict[Attributes, int]] = {}
         for key, amount in self.counters.items():
             series = sums.setdefault(MEANINGS[key.name].metric, {})
-            attributes = self._attributes(key)
+            attributes = _attributes(key, self.name(key.svc) if key.svc else "")
             series[attributes] = series.get(attributes, 0) + amount
         out = []
-        for name, meaning in {m.metric: (n, m) for n, m in MEANINGS.items()}.values():
-            points = [
-                NumberPoint(a, self.start_ns, now_ns, v)
-                for a, v in sorted(sums.get(meaning.metric, {}).items(), key=repr)
-            ]
-            text = _DESCRIPTIONS.get(meaning.metric, meaning.sentence)
-            out.append(
-                self._metric(meaning.metric, meaning.unit, text, "gauge" if name in GAUGES else "counter", points)
-            )
-        return [m for m in out if m.points]
-
-    def _attributes(self, key: Key) -> Attributes:
-        """A counter's labels as attributes; `service` and svc both become `stingless.service`."""
-        labels = dict(key.labels)
-        service = labels.pop("service", "") or (self.name(key.svc) if key.svc else "")
-        if service:
-            labels["stingless.service"] = service
-        return tuple(sorted((dict(MEANINGS[key.name].attributes) | labels).items()))
+        for name, (unit, text, kind) in _COUNTED.items():
+            if series := sums.get(name, {}):
+                found = sorted(series.items(), key=repr) if len(series) > 1 else series.items()
+                points = [NumberPoint(a, self.start_ns, now_ns, v) for a, v in found]
+                out.append(self._metric(name, unit, text, kind, points))
+        return out
 
     def _kernel(self, now_ns: int) -> list[Metric]:
         seen, sampled = self._account()
@@ -127,6 +116,16 @@ class OwnMetrics:
         return [self._metric(n, unit, _DESCRIPTIONS[n], kind, points) for n, unit, kind, points in rows if points]
 
 
+@functools.lru_cache(maxsize=4096)
+def _attributes(key: Key, service: str) -> Attributes:
+    """A counter's labels as attributes; `service` and svc, whose name is given, both become `stingless.service`."""
+    labels = dict(key.labels)
+    service = labels.pop("service", "") or service
+    if service:
+        labels["stingless.service"] = service
+    return tuple(sorted((dict(MEANINGS[key.name].attributes) | labels).items()))
+
+
 _DESCRIPTIONS: Final[Mapping[str, str]] = {
     "stingless.exchanges.seen": "Exchanges that the kernel counted, whether or not their span was kept.",
     "stingless.exchanges.sampled_out": "Exchanges whose span the sampler left out; they are in the metrics.",
@@ -136,4 +135,12 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
     "process.memory.usage": "Memory of the agent itself that is resident.",
     "stingless.processes.watched": "Processes whose sockets are watched now.",
     "stingless.ring.fill": "Share of a ring's bytes that are written and not read yet.",
+}
+_COUNTED: Final[Mapping[str, tuple[str, str, str]]] = {  # unit, description and kind of each metric of counters
+    meaning.metric: (
+        meaning.unit,
+        _DESCRIPTIONS.get(meaning.metric, meaning.sentence),
+        "gauge" if name in GAUGES else "counter",
+    )
+    for name, meaning in MEANINGS.items()
 }

@@ -28,7 +28,7 @@ log = logging.getLogger("stingless")
 _SAID_QUIETLY: Final = frozenset({"series_folded", "unanswered_response", "gap", "malformed"})  # traffic's, not ours
 _LOSSES: Final = {f"kernel.lost.{reason}": reason for reason in LOSS_NAMES.values()}
 _REMEMBER_GONE_S: Final = 900.0
-BATCH_ROWS: Final = 2048  # named at once: more would only make the columns, and with them the agent, larger
+BATCH_ROWS: Final = 4096  # named at once: more would only make the columns, and with them the agent, larger
 
 
 class Services(Protocol):

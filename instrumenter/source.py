@@ -24,9 +24,9 @@ from instrumenter.records import Records as Records
 from instrumenter.records import RecordSource as RecordSource
 from instrumenter.records import nothing
 
-MAX_RECORDS = 2_048  # of one ring in one batch, and
+MAX_RECORDS = 4_096  # of one ring in one batch, and
 MAX_BYTES = 2 << 20  # so that memory stays flat whatever piles up
-LOOK_S = 0.5  # between two looks at the exchanges: a batch of ten costs as much as one of a hundred
+LOOK_S = 1.0  # between two looks at the exchanges: a batch of ten costs as much as one of a thousand
 EVENTS_S = 0.01  # between the first event that is seen and the look for those that come with it
 
 

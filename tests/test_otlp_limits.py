@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import subprocess
 import sys
 import threading
@@ -223,6 +224,29 @@ def test_the_wrong_protocol_is_said_with_the_remedy(collector: Collector, url: s
     assert reply.message.isprintable()
 
 
+def test_an_answer_before_the_body_was_read_counts() -> None:
+    """A receiver that refuses a large body need not read it; what it says is final, not a lost connection."""
+    from exporters.otlp_transport import open_transport
+
+    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(answer)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(10_000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        transport = open_transport(options_for(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        reply = transport.send(transport.prepare(bytes(30_000_000)), 10)
+        transport.close()
+        thread.join()
+    assert (reply.verdict, reply.message) == ("refused", "HTTP 413 Too Large")
+
+
 def test_relay_of_gzip_is_what_was_encoded(collector: Collector) -> None:
     """The body is compressed once, and reads back bit for bit."""
     from exporters.otlp_http import HttpTransport
@@ -261,7 +285,7 @@ def test_the_collector_counts_what_it_would_decode(collector: Collector) -> None
 @pytest.mark.parametrize(
     ("protocol", "needed", "unneeded"),
     [("", set(), {"grpc", "requests", "urllib3", "google.protobuf", "pydantic"}), ("grpc", {"grpc"}, {"urllib3"}),
-     ("http/protobuf", {"urllib3"}, {"grpc", "requests"})],
+     ("http/protobuf", {"http.client"}, {"grpc", "requests", "urllib3"})],
 )  # fmt: skip
 def test_only_what_is_used_is_imported(
     collector: Collector, protocol: str, needed: set[str], unneeded: set[str]

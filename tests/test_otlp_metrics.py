@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from collector import METRICS, TRACES, Answer, Collector, attributes
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from otlp_parts import QUICK, ProtoEncoder, eventually, free_port, make_spans, options_for
 
 from exporters.otlp import BatchOptions, OtlpMetricExporter, OtlpSpanExporter, RetryPolicy
-from exporters.otlp_encode_metrics import Entry, encode_metrics
+from exporters.otlp_encode_metrics import Entry, MetricEncoder
 from instrumenter.model import (
     Exemplar,
     ExplicitBuckets,
@@ -98,9 +99,44 @@ def test_all_kinds_arrive(collector: Collector, protocol: str) -> None:
     assert load.gauge.data_points[0].as_double == 0.25
 
 
+MANY = ExponentialBuckets(-10, 1 << 20, (0, 127, 128, 16384, 1 << 63))
+EMPTY, FULL = Exemplar(0.0, 0, b"", b""), Exemplar(1.0, 5, b"t" * 16, b"s" * 8)
+EXTREMES: list[HistogramPoint | NumberPoint] = [
+    NumberPoint((), 0, 0, 0),
+    NumberPoint((("k", ""),), 1, 2, -(1 << 63)),
+    NumberPoint((("k", 1),), (1 << 64) - 1, 2, 0.0),
+    HistogramPoint((), 1, 2, 0, 0.0, ExponentialBuckets(0, 0, ())),
+    HistogramPoint((("k", True),), 1, 2, 1 << 63, -0.5, MANY),
+    HistogramPoint((("k", 1),), 1, 2, 3, 1.5, ExponentialBuckets(20, -300, (3,), 7, 1e-6), (EMPTY,)),
+    HistogramPoint((("k", 1.0),), 1, 2, 3, 1.5, ExplicitBuckets((), (3,)), (FULL, FULL)),
+    HistogramPoint((("k", ("a", "b")),), 1, 2, 3, 1.5, ExplicitBuckets((0.0, 2.5), (1, 0, 1 << 63))),
+]
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_the_bytes_are_what_the_library_writes(delta: bool) -> None:
+    """Bit for bit: fields in order, nothing that is a default, every length right. Twice, as much is remembered."""
+    parse: Any = ExportMetricsServiceRequest
+    encoder = MetricEncoder("1.2", 1 << 20)
+    for resource in (SHOP, Resource(()), SHOP):
+        entries = [
+            Entry(i, Metric(resource, f"m{i % 3}", "s", "", ("counter", "gauge")[i % 2]), point, delta)
+            for i, point in enumerate(EXTREMES)
+            for unit, kind in (
+                ("s", "histogram" if isinstance(point, HistogramPoint) else ("counter", "gauge")[i % 2]),
+            )
+        ]
+        ((body, keys),) = encoder.encode(entries)
+        message = parse.FromString(body)
+        assert message.SerializeToString() == body
+        metrics = message.resource_metrics[0].scope_metrics[0].metrics
+        assert sum(len(getattr(m, m.WhichOneof("data")).data_points) for m in metrics) == len(keys) == len(EXTREMES)
+        assert attributes(message.resource_metrics[0].resource.attributes) == dict(resource.attributes)
+
+
 def test_names_that_are_not_utf8() -> None:
     head = Metric(Resource((("process.command", "caf\udce9"),)), "m", "", "", "gauge")
-    ((body, keys),) = encode_metrics([Entry(1, head, NumberPoint((), 1, 2, 3), False)], "", 10_000)
+    ((body, keys),) = MetricEncoder("", 10_000).encode([Entry(1, head, NumberPoint((), 1, 2, 3), False)])
     assert b"caf?" in body
     assert keys == [1]
 
@@ -108,7 +144,7 @@ def test_names_that_are_not_utf8() -> None:
 def test_large_snapshots_are_split() -> None:
     head = Metric(SHOP, "m", "", "", "counter")
     points = [NumberPoint((("k", f"{i}" + "x" * 100),), 1, 2, i) for i in range(1000)]
-    requests = list(encode_metrics([Entry(p.value, head, p, False) for p in points], "", 20_000))
+    requests = list(MetricEncoder("", 20_000).encode([Entry(p.value, head, p, False) for p in points]))
     assert len(requests) > 5
     assert max(len(body) for body, _ in requests) <= 20_000
     assert [key for _, keys in requests for key in keys] == list(range(1000))
