@@ -65,7 +65,7 @@ class Stats(NamedTuple):
 class Program:
     """The loaded probes: made by `load`, taken out of the kernel by `close`. The maps may be read by several threads.
 
-    modes: hook -> "fentry", "kprobe", "socket" or "tracepoint". refused: (program, reason) of all that the kernel did not take.
+    modes: hook -> one of choose.MODES. refused: (program, reason) of all that the kernel did not take.
     """
 
     def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
