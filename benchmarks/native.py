@@ -179,13 +179,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measured load")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--attach", default="auto", choices=["auto", "fentry", "kprobe", "tracepoint"])
+    parser.add_argument("--attach", default="auto", choices=["auto", "fentry", "kprobe", "socket", "tracepoint"])
     options = parser.parse_args()
     options.flags = ["--attach", options.attach]
     if os.geteuid() != 0:
         print("native: needs root", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, Nginx(Path(name) / "nginx", 18080) as nginx:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, Nginx(Path(name) / "nginx", port) as nginx:
         folder = Path(name)
         _pin(nginx.worker, 0)
         rows = watched(nginx, folder, options)

@@ -142,7 +142,7 @@ def host(options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--attach", default="fentry", choices=["auto", "fentry", "kprobe", "tracepoint"])
+    parser.add_argument("--attach", default="fentry", choices=["auto", "fentry", "kprobe", "socket", "tracepoint"])
     parser.add_argument("--kernel", default="6.12", help="series in build/kernels")
     parser.add_argument(
         "--seconds", type=float, default=2 * INTERVAL_S - SETTLE_S, help="of the guest's clock, per phase"

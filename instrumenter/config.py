@@ -33,7 +33,7 @@ from instrumenter.config_types import (
     Ratio,
 )
 
-Attach = Literal["auto", "fentry", "kprobe", "tracepoint"]
+Attach = Literal["auto", "fentry", "kprobe", "socket", "tracepoint"]
 Sampler = Literal[
     "always_on",
     "always_off",

@@ -267,6 +267,8 @@ _SECTIONS = {
     "fentry_send": "fentry/tcp_sendmsg", "fexit_send": "fexit/tcp_sendmsg", "fexit_recv": "fexit/tcp_recvmsg",
     "kprobe_send": "kprobe/tcp_sendmsg", "kretprobe_send": "kretprobe/tcp_sendmsg",
     "kprobe_recv": "kprobe/tcp_recvmsg", "kprobe_read": "kprobe/__tcp_cleanup_rbuf",
+    "tp_send_begins": "tp_btf/tcp_sendmsg_locked", "tp_sent": "tp_btf/sock_send_length",
+    "tp_received": "tp_btf/sock_recv_length",
     "tp_sys_enter": "tp_btf/sys_enter", "tp_sys_exit": "tp_btf/sys_exit",
     "proc_exec": "tp_btf/sched_process_exec", "proc_fork": "tp_btf/sched_process_fork",
     "proc_exit": "tp_btf/sched_process_exit", "sock_state": "tp_btf/inet_sock_set_state",

@@ -7,5 +7,6 @@
 #include "kprobes/fentry.bpf.c"
 #include "kprobes/kprobe.bpf.c"
 #include "kprobes/syscalls.bpf.c"
+#include "kprobes/tcp.bpf.c"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -85,4 +85,4 @@ def collector() -> Iterator[Collector]:
 def attach_modes() -> Sequence[str]:
     """The way to attach that this run forces, or all."""
     forced = os.environ.get("STINGLESS_ATTACH")
-    return [forced] if forced else ["fentry", "kprobe", "tracepoint"]
+    return [forced] if forced else ["fentry", "kprobe", "socket", "tracepoint"]

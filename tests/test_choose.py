@@ -12,6 +12,7 @@ PROGRAMS = sorted({p for hook in HOOKS for way in hook.ways.values() for p in wa
 SENDPAGE = {"fexit_sendpage": None, "kprobe_sendpage": None, "kretprobe_sendpage": None}
 NO_FENTRY = {"fentry_send": "no trampolines", "fexit_send": "no trampolines", "fexit_recv": "no trampolines"}
 NO_KPROBE = dict.fromkeys(("kprobe_send", "kretprobe_send", "kprobe_recv", "kprobe_read"), "no kprobes")
+NO_SOCKET: dict[str, str | None] = dict.fromkeys(("tp_send_begins", "tp_sent", "tp_received"))
 NO_TRACEPOINT = {"tp_sys_enter": "no tracepoints", "tp_sys_exit": "no tracepoints"}
 Answers = dict[str, str | None]
 
@@ -28,13 +29,19 @@ def ask(answers: Answers, forced: str | None = None, present: list[str] = PROGRA
         (SENDPAGE, None, {"send": "fentry", "recv": "fentry"}),
         (NO_FENTRY | SENDPAGE, None, {"send": "kprobe", "recv": "kprobe"}),
         (NO_FENTRY, None, {"send": "kprobe", "recv": "kprobe", "sendpage": "fentry"}),
-        (NO_FENTRY | NO_KPROBE, None, {"send": "tracepoint", "recv": "tracepoint"}),
+        (NO_FENTRY | NO_KPROBE | SENDPAGE, None, {"send": "socket", "recv": "socket"}),
+        (NO_FENTRY | NO_KPROBE | NO_SOCKET, None, {"send": "tracepoint", "recv": "tracepoint"}),
         ({"fexit_send": "too many arguments"}, None, {"send": "kprobe", "recv": "fentry", "sendpage": "fentry"}),
         # One function that only the syscalls show brings all to the syscalls.
-        ({"fexit_recv": "x", "kprobe_read": "y"}, None, {"send": "tracepoint", "recv": "tracepoint"}),
+        (
+            {"fexit_recv": "x", "kprobe_read": "y", "tp_received": None},
+            None,
+            {"send": "tracepoint", "recv": "tracepoint"},
+        ),
         (NO_TRACEPOINT, None, {"send": "fentry", "recv": "fentry", "sendpage": "fentry"}),
         ({}, "kprobe", {"send": "kprobe", "recv": "kprobe", "sendpage": "kprobe"}),
         (SENDPAGE, "kprobe", {"send": "kprobe", "recv": "kprobe"}),
+        ({}, "socket", {"send": "socket", "recv": "socket"}),
         ({}, "tracepoint", {"send": "tracepoint", "recv": "tracepoint"}),
     ],
 )
@@ -50,9 +57,17 @@ def test_modes(answers: Answers, forced: str | None, modes: dict[str, str]) -> N
         (NO_FENTRY, "fentry", "--attach fentry is refused.*fentry_send: no trampolines.*leave --attach out"),
         (NO_KPROBE, "kprobe", "--attach kprobe is refused.*no kprobes"),
         (NO_TRACEPOINT, "tracepoint", "--attach tracepoint is refused.*no tracepoints"),
-        (NO_FENTRY | NO_KPROBE | NO_TRACEPOINT, None, "no way to watch.*send.*no trampolines.*no kprobes.*no trace"),
-        ({"fexit_recv": "x", "kprobe_recv": "y"} | NO_TRACEPOINT, None, "no way to watch a socket's recv"),
-        ({"fentry_send": None, "kprobe_send": None} | NO_TRACEPOINT, None, "no such function in this kernel"),
+        (
+            NO_FENTRY | NO_KPROBE | NO_SOCKET | NO_TRACEPOINT,
+            None,
+            "no way to watch.*send.*no trampolines.*no kprobes.*no trace",
+        ),
+        ({"fexit_recv": "x", "kprobe_recv": "y"} | NO_SOCKET | NO_TRACEPOINT, None, "no way to watch a socket's recv"),
+        (
+            {"fentry_send": None, "kprobe_send": None} | NO_SOCKET | NO_TRACEPOINT,
+            None,
+            "no such function in this kernel",
+        ),
         ({"proc_exec": "bad"}, None, "refuses the probe proc_exec: bad"),
         ({"sock_state": None}, None, "refuses the probe sock_state: its tracepoint is not in this kernel"),
     ],

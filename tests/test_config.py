@@ -137,7 +137,7 @@ def test_same_name_in_every_source(tmp_path: Path, leaf: Any) -> None:
         ("sampling: 3\n", 1, "sampling: expected a mapping with some of sampler, arg, keep_errors, keep_slower_than"),
         ("- a\n", 1, "the file: expected a mapping with some of discovery, ebpf, sampling"),
         ("metrics:\n  interval: 10\n", 2, "metrics.interval: expected a duration with its unit, such as 500ms"),
-        ("ebpf:\n  attach: fentri\n", 2, "ebpf.attach: expected one of auto, fentry, kprobe, tracepoint (did you"),
+        ("ebpf:\n  attach: fentri\n", 2, "ebpf.attach: expected one of auto, fentry, kprobe, socket, tracepoint ("),
         ("ebpf:\n  ring_bytes: 8MegaB\n", 2, "ebpf.ring_bytes: expected a size, such as 8MiB"),
         ("ebpf:\n  max_series: -1\n", 2, "ebpf.max_series: expected greater than or equal to 0, got -1"),
         ("ebpf:\n  max_series: many\n", 2, "ebpf.max_series: expected a whole number, got 'many'"),

@@ -141,9 +141,8 @@ def test_this_machine() -> None:
     assert checks["bpf helpers"].state == "ok"
     assert checks["attach"].state == "ok"
     assert checks["loading"].state == "ok"
-    assert {"kernel", "btf", "libbpf", "libatomic", "attach fentry", "attach kprobe", "attach tracepoint"} <= set(
-        checks
-    )
+    modes = {f"attach {mode}" for mode in ("fentry", "kprobe", "socket", "tracepoint")}
+    assert {"kernel", "btf", "libbpf", "libatomic", *modes} <= set(checks)
 
 
 @pytest.mark.kernel

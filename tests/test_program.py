@@ -72,7 +72,7 @@ def refusals() -> dict[str, str | None]:
         return dict.fromkeys(MODES, "")
     opened = BpfObject(library(), object_path())
     trial = Trial(library(), opened.sections())
-    tried = {"fentry": "fexit_recv", "kprobe": "kprobe_read", "tracepoint": "tp_sys_exit"}
+    tried = {"fentry": "fexit_recv", "kprobe": "kprobe_read", "socket": "tp_received", "tracepoint": "tp_sys_exit"}
     answers = {mode: trial.accepts(program) for mode, program in tried.items()}
     trial.close()
     opened.close()

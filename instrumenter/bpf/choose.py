@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the three ways to each hook this kernel takes, found by trying.
+"""Which of the four ways to each hook this kernel takes, found by trying.
 
 In: what the object holds and what the user forces. Out: a `Choice`: hook -> mode, the programs to load, and what was
 refused and why. The one rule: a mode is chosen because the kernel accepted a program of that kind at that function a
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, describe
 from instrumenter.errors import CannotStart
 
-MODES = ("fentry", "kprobe", "tracepoint")  # best first
+MODES = ("fentry", "kprobe", "socket", "tracepoint")  # best first
 
 
 class Hook(NamedTuple):
@@ -34,10 +34,12 @@ class Hook(NamedTuple):
 _SYSCALLS = ("tp_sys_enter", "tp_sys_exit")
 HOOKS = (
     Hook("send", True, {
-        "fentry": ("fentry_send", "fexit_send"), "kprobe": ("kprobe_send", "kretprobe_send"), "tracepoint": _SYSCALLS,
+        "fentry": ("fentry_send", "fexit_send"), "kprobe": ("kprobe_send", "kretprobe_send"),
+        "socket": ("tp_send_begins", "tp_sent"), "tracepoint": _SYSCALLS,
     }),
     Hook("recv", True, {
-        "fentry": ("fexit_recv",), "kprobe": ("kprobe_recv", "kprobe_read"), "tracepoint": _SYSCALLS,
+        "fentry": ("fexit_recv",), "kprobe": ("kprobe_recv", "kprobe_read"),
+        "socket": ("tp_received",), "tracepoint": _SYSCALLS,
     }),
     Hook("sendpage", False, {"fentry": ("fexit_sendpage",), "kprobe": ("kprobe_sendpage", "kretprobe_sendpage")}),
 )  # fmt: skip

@@ -28,11 +28,12 @@ from instrumenter.errors import CannotStart
 from instrumenter.source import RingSource
 
 PORTS = 65_536
+_NOT_KNOWN = 3 << 62  # NOT_KNOWN of state.h, in a number that the kernel does not give out
 _U32, _U64 = np.dtype("<u4"), np.dtype("<u8")
 _PROG_INFO_U64 = 32  # struct bpf_prog_info; the kernel fills what it knows of it
 _RUN_TIME_NS, _RUN_CNT, _MISSED = 24, 25, 26  # places of its u64 run_time_ns, run_cnt, recursion_misses
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
-_ENTRIES = ("fentry_", "kprobe_", "tp_sys_enter")
+_ENTRIES = ("fentry_", "kprobe_", "tp_send_begins", "tp_sys_enter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Stats(NamedTuple):
 class Program:
     """The loaded probes: made by `load`, taken out of the kernel by `close`. The maps may be read by several threads.
 
-    modes: hook -> "fentry", "kprobe" or "tracepoint". refused: (program, reason) of all that the kernel did not take.
+    modes: hook -> one of choose.MODES. refused: (program, reason) of all that the kernel did not take.
     """
 
     def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
@@ -75,6 +76,7 @@ class Program:
         self._ports = np.zeros(PORTS // 64, _U64)
         self._expected = [0, 0, 0]  # keys of red, red_shared and losses at their last reading
         self._procs = self._map("procs", _U32, PROCESS)
+        self._known, self._forgotten = self._map("known", _U32, _U64), 0
         self._red = self._map("red", RED_KEY, RED)
         self._red_shared = self._map("red_shared", RED_KEY, RED)
         self._losses = self._map("losses", LOSS_KEY, _U64)
@@ -163,10 +165,18 @@ class Program:
     def set_process(self, tgid: int, svc: int, verdict: int) -> None:
         """Raises BpfError if the map is full."""
         self._procs.update(tgid, (svc, verdict))
+        self._not_known(tgid)
 
     def delete_process(self, tgid: int) -> bool:
         """Whether it was there. Only for a process that was gone before `attach`: the kernel deletes the others."""
-        return self._procs.delete(tgid)
+        deleted = self._procs.delete(tgid)
+        self._not_known(tgid)
+        return deleted
+
+    def _not_known(self, tgid: int) -> None:
+        """As not_known() of process.h: after a change in `procs`, each time another word."""
+        self._forgotten += 1
+        self._known.update(tgid % self._known.max_entries, _NOT_KNOWN | self._forgotten)
 
     def set_ports(self, ports: Iterable[int]) -> None:
         """Whoever begins to listen on one of these ports is watched from then on; replaces the ports set before."""

@@ -27,6 +27,19 @@ struct {
 	__type(value, struct process);
 } procs SEC(".maps");
 
+/* What `procs` says of a process, service or 0, without a hash: tgid << 32 | service, at the tgid's last bits. Written
+ * by who looked a process up where nothing is known; every change of `procs`, Python's too, puts NOT_KNOWN there after
+ * it, with a number of its own, so that a look-up of before cannot be written any more. Two processes of one place: the
+ * second is looked up each time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, KNOWN_PROCESSES);
+	__type(key, u32);
+	__type(value, u64);
+} known SEC(".maps");
+
+u64 forgotten = 0; /* numbers given out with NOT_KNOWN */
+
 /* Keyed by socket pointer. Inserted at the first bytes seen on a TCP socket of a watched process; deleted when the
  * socket reaches TCP_CLOSE, which every socket does before its memory is used again. */
 struct {

@@ -49,19 +49,52 @@ __noinline int process_seen(u32 tgid)
 	return 0;
 }
 
-/* The current process's service, or 0 if it is not watched. */
-static __always_inline u32 watched(void)
+static __always_inline u64 *known_slot(u32 tgid)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct process *p = bpf_map_lookup_elem(&procs, &tgid);
+	u32 slot = tgid & (KNOWN_PROCESSES - 1);
 
+	return bpf_map_lookup_elem(&known, &slot);
+}
+
+/* To be called after each change of a process in `procs`. */
+static __always_inline void not_known(u32 tgid)
+{
+	u64 *slot = known_slot(tgid);
+
+	if (slot)
+		__sync_lock_test_and_set(slot, NOT_KNOWN | __sync_fetch_and_add(&forgotten, 1));
+}
+
+/* The word is read before `procs`, and replaced only if no change of `procs` has replaced it meanwhile. */
+__noinline u32 look_up_process(u32 tgid)
+{
+	struct process *p;
+	u64 *slot = known_slot(tgid), word;
+	u32 svc;
+
+	if (!slot)
+		return 0;
+	word = __sync_fetch_and_add(slot, 0); /* nothing that follows is read before it */
+	p = bpf_map_lookup_elem(&procs, &tgid);
 	if (!p) {
 		process_seen(tgid);
 		p = bpf_map_lookup_elem(&procs, &tgid);
 		if (!p)
 			return 0;
 	}
-	return p->verdict == VERDICT_IGNORE ? 0 : p->svc;
+	svc = p->verdict == VERDICT_IGNORE ? 0 : p->svc;
+	if (!word || word & NOT_KNOWN)
+		__sync_val_compare_and_swap(slot, word, (u64)tgid << 32 | svc);
+	return svc;
+}
+
+/* The current process's service, or 0 if it is not watched. */
+static __always_inline u32 watched(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 *slot = known_slot(tgid), word = slot ? *(volatile u64 *)slot : 0;
+
+	return word >> 32 == tgid ? (u32)word : look_up_process(tgid);
 }
 
 #endif

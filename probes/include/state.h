@@ -23,6 +23,8 @@
 #define KNOWN_ROUTES 64   /* a power of 2 */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
+#define KNOWN_PROCESSES 16384 /* a power of 2 */
+#define NOT_KNOWN (1ULL << 63)
 #define NOWHERE (~0ULL)
 #define ORIGIN (1ULL << 32) /* position of the first byte seen, so that earlier ones are positive too */
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
-/* System call numbers and registers, and the way from a file descriptor to its socket. */
+/* System calls: their numbers and registers, the memory they name, and the way from a file descriptor to its socket. */
 #ifndef STINGLESS_SYSCALLS_H
 #define STINGLESS_SYSCALLS_H
 
-#include "peek.h"
+#include "buffer.h"
 
 #if defined(__TARGET_ARCH_x86)
 enum {
@@ -102,6 +102,30 @@ static __always_inline u64 sock_of_fd(struct task_struct *task, u32 fd)
 	if (!socket || (u64)PEEK(struct socket, socket, file) != file)
 		return 0;
 	return (u64)PEEK(struct socket, socket, sk);
+}
+
+static __always_inline void flat(struct buf *b, u64 base)
+{
+	b->kind = BUF_FLAT;
+	b->base = base;
+	b->skip = 0;
+}
+
+static __always_inline void vector(struct buf *b, u64 iov, u64 n)
+{
+	b->kind = BUF_IOV_USER;
+	b->base = iov;
+	b->segments = n < MAX_SEGMENTS ? n : MAX_SEGMENTS;
+	b->skip = 0;
+}
+
+static __always_inline bool message(struct buf *b, u64 msghdr)
+{
+	/* msg_iov and msg_iovlen, into base and skip: the stack has no room left */
+	if (bpf_probe_read_user(b, 2 * sizeof(u64), &((struct user_msghdr *)msghdr)->msg_iov))
+		return false;
+	vector(b, b->base, b->skip);
+	return true;
 }
 
 #endif

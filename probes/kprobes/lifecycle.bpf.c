@@ -12,6 +12,7 @@ static __always_inline void add_process(struct task_struct *task, u32 kind, stru
 		count_loss(0, LOSS_PROCESSES_FULL);
 		return;
 	}
+	not_known(tgid);
 	describe(&e, kind, tgid, p->svc);
 	e.parent_tgid = task->real_parent->tgid;
 	e.cgroup_id = bpf_get_current_cgroup_id();
@@ -60,6 +61,7 @@ int BPF_PROG(proc_exit, struct task_struct *task)
 		return 0;
 	describe(&e, EVENT_EXIT, tgid, p->svc);
 	bpf_map_delete_elem(&procs, &tgid);
+	not_known(tgid);
 	emit_event(&e);
 	return 0;
 }
@@ -79,8 +81,10 @@ static __always_inline void on_listen(struct sock *sk)
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	word = e.port / 64;
 	bits = bpf_map_lookup_elem(&ports, &word);
-	if (bits && *bits >> (e.port % 64) & 1)
+	if (bits && *bits >> (e.port % 64) & 1) {
 		p->verdict = VERDICT_WATCH;
+		not_known(tgid);
+	}
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
 	emit_event(&e);
 }

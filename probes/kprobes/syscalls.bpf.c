@@ -7,30 +7,6 @@
 #include "syscalls.h"
 #include <bpf/bpf_tracing.h>
 
-static __always_inline void flat(struct buf *b, u64 base)
-{
-	b->kind = BUF_FLAT;
-	b->base = base;
-	b->skip = 0;
-}
-
-static __always_inline void vector(struct buf *b, u64 iov, u64 n)
-{
-	b->kind = BUF_IOV_USER;
-	b->base = iov;
-	b->segments = n < MAX_SEGMENTS ? n : MAX_SEGMENTS;
-	b->skip = 0;
-}
-
-static __always_inline bool message(struct buf *b, u64 msghdr)
-{
-	/* msg_iov and msg_iovlen, into base and skip: the stack has no room left */
-	if (bpf_probe_read_user(b, 2 * sizeof(u64), &((struct user_msghdr *)msghdr)->msg_iov))
-		return false;
-	vector(b, b->base, b->skip);
-	return true;
-}
-
 struct messages { /* of sendmmsg and recvmmsg */
 	struct scratch *s;
 	u64 array;

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
+/*
+ * Socket calls by tracepoints on sockets (Linux 6.16 and newer): kernels without trampolines. Nothing runs, and nothing
+ * gets slower, in system calls that are not on sockets. tcp_sendmsg_locked has the message; the returns have only the
+ * socket, and find the memory in the registers of the system call that is under way.
+ */
+#include "socket.h"
+#include "syscalls.h"
+#include <bpf/bpf_tracing.h>
+
+/* At the beginning of a send, and again for each further part of a large one: what is still to be sent. */
+SEC("tp_btf/tcp_sendmsg_locked")
+int BPF_PROG(tp_send_begins, struct sock *sk, struct msghdr *msg)
+{
+	u64 left = msg->msg_iter.count;
+	struct scratch *s;
+	struct conn *c;
+	u32 svc;
+
+	if (is_served((u64)sk, left))
+		return 0;
+	svc = watched();
+	if (!svc)
+		return 0;
+	c = get_conn((u64)sk);
+	if (!sends_matter(c, left))
+		return 0;
+	s = get_scratch(SLOT_SEND_ENTER);
+	if (!s)
+		return 0;
+	buf_of_iter(&s->op.buf, (u64)&msg->msg_iter);
+	on_send_enter(s, c, (u64)sk, svc, left, 0);
+	return 0;
+}
+
+/* The memory that the current system call names, if it is a call of this kind on this socket: it may be sendfile, or
+ * io_uring's, or the kernel's own business. */
+static __always_inline void memory_of_call(struct buf *b, u64 sk, bool send)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	u32 kind = call_kind(SYSCALL_NR(regs));
+	u64 at = ARG2(regs);
+
+	b->kind = BUF_NONE;
+	if (kind == CALL_NONE || (kind < CALL_READ) != send || is_32bit(task) || sock_of_fd(task, ARG1(regs)) != sk)
+		return;
+	switch (kind) {
+	case CALL_WRITE:
+	case CALL_READ:
+	case CALL_RECVFROM:
+		flat(b, at);
+		break;
+	case CALL_WRITEV:
+	case CALL_READV:
+		vector(b, at, ARG3(regs));
+		break;
+	case CALL_SENDMMSG:
+	case CALL_RECVMMSG:
+		if (ARG3(regs) != 1) /* which of them this is, is not known */
+			break;
+		/* fallthrough */
+	case CALL_SENDMSG:
+	case CALL_RECVMSG:
+		if (!message(b, at))
+			b->kind = BUF_NONE;
+	}
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(tp_sent, struct sock *sk, int sent)
+{
+	struct scratch *s;
+	struct conn *c;
+
+	if (sent <= 0 || !watched())
+		return 0;
+	c = get_conn((u64)sk);
+	if (!returns_matter(c) || is_body(c, SENT, sent_seq((u64)sk) - sent, sent))
+		return 0;
+	s = get_scratch(SLOT_SEND_EXIT);
+	if (!s)
+		return 0;
+	memory_of_call(&s->op.buf, (u64)sk, true);
+	on_send_exit(s, c, (u64)sk, sent, 0);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
+{
+	u64 changed = conns_changed;
+	struct scratch *s;
+	struct conn *c;
+	u32 svc;
+
+	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0;
+	svc = watched();
+	if (!svc)
+		return 0;
+	c = get_conn((u64)sk);
+	if (!received) {
+		on_end_of_stream(c);
+		return 0;
+	}
+	if (c && c->kind == KIND_OTHER)
+		return 0;
+	if (c) { /* for the response: on_send_exit */
+		c->tgid = bpf_get_current_pid_tgid() >> 32;
+		c->svc = svc;
+		note_served(c, (u64)sk, changed);
+	}
+	if (is_body(c, RECEIVED, received_seq((u64)sk) - received, received))
+		return 0;
+	s = get_scratch(SLOT_RECV);
+	if (!s)
+		return 0;
+	memory_of_call(&s->op.buf, (u64)sk, false);
+	if (flags & MSG_TRUNC)
+		s->op.buf.kind = BUF_NONE;
+	on_receive(s, c, (u64)sk, svc, received);
+	return 0;
+}
