@@ -44,6 +44,7 @@ LOSS_NAMES: Final[Mapping[int, str]] = {
     10: "return_missed",
     11: "series_folded",
     12: "unanswered_response",
+    13: "frames_full",
 }  # fmt: skip
 
 _KERNEL: Final[Mapping[str, str]] = {
@@ -58,6 +59,7 @@ _KERNEL: Final[Mapping[str, str]] = {
     "processes_full": "A process was not tracked because the map of processes was full.",
     "return_missed": "A return probe did not fire, so what one socket call moved was not seen.",
     "series_folded": "Not a loss: the exchange was counted under `other` because its service has too many metric keys.",
+    "frames_full": "Frames of an HTTP/2 connection found no room in the ring; what they said of it is unknown.",
     "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
 }
 

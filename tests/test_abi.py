@@ -25,6 +25,9 @@ STRUCTS = {
     "exchange_short": abi.EXCHANGE_SHORT,
     "exchange_long": abi.EXCHANGE_LONG,
     "event": abi.EVENT,
+    "frames": abi.FRAMES,
+    "endpoints": abi.ENDPOINTS,
+    "data_frame": abi.DATA_FRAME,
     "process": abi.PROCESS,
     "loss_key": abi.LOSS_KEY,
     "settings": abi.SETTINGS,
@@ -37,6 +40,8 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[abi.Flag]]] = {
     "event_kind": ("EVENT_", abi.EventKind),
     "loss": ("LOSS_", abi.Loss),
     "exchange_flag": ("FLAG_", abi.Flag),
+    "frames_kind": ("FRAMES_", abi.FramesKind),
+    "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),
 }
 

@@ -41,6 +41,7 @@ class MapSizes:
 
     exchanges: int = 4 << 20
     long_exchanges: int = 1 << 20
+    frames: int = 1 << 20
     events: int = 256 << 10
     procs: int = 32_768
     conns: int = 65_536

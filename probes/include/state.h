@@ -21,6 +21,9 @@
 #define CARRY_MAX 2048    /* unfinished line that is kept */
 #define TAIL 16           /* of a longer line */
 #define KNOWN_ROUTES 64   /* a power of 2 */
+#define FRAME_HEAD 9
+#define FRAMES_ROOM 2048 /* bytes of frames in one record */
+#define FRAME_LEAST 24   /* of which a frame takes at once at most so many */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
 #define NOWHERE (~0ULL)
@@ -31,7 +34,11 @@ enum phase {
 	PHASE_BODY,       /* next: end of the body */
 	PHASE_CHUNK,      /* next: a chunk's size line */
 	PHASE_TRAILER,    /* next: a trailer line */
-	PHASE_UNTIL_CLOSE /* next: nowhere */
+	PHASE_UNTIL_CLOSE, /* next: nowhere */
+	PHASE_FRAME, /* HTTP/2. next: a frame's head, or the rest of it */
+	PHASE_KEEP,  /* next: of a payload, what is to be copied */
+	PHASE_DATA,  /* next: of a DATA frame, what may be a gRPC message; or the frame's end */
+	PHASE_LOST,  /* next: nowhere. Where a frame begins is not known any more */
 };
 
 enum mode {
@@ -43,8 +50,9 @@ enum mode {
 
 enum kind {
 	KIND_SEEK,  /* not known to be HTTP (yet, or any more) */
-	KIND_HTTP,
 	KIND_OTHER, /* given up for good */
+	KIND_HTTP,
+	KIND_HTTP2,
 };
 
 enum { HALF_REQUEST = 0, HALF_RESPONSE = 1 };
@@ -53,15 +61,37 @@ enum { SENT = 0, RECEIVED = 1 }; /* which way a call moved bytes */
 struct half {
 	u64 pos;        /* position that `seq` stands for, the furthest seen */
 	u64 next;
-	u64 body_start; /* position of the body's first byte */
-	u64 body;       /* chunked: decoded bytes so far */
-	u64 chunk;      /* chunked: size read so far on this size line */
-	u64 begin_ns;   /* when the first byte of the head was seen; 0: no head begun */
+	union {
+		u64 body_start; /* position of the body's first byte */
+		u64 frame_end;  /* HTTP/2: position behind the frame at hand */
+	};
+	union {
+		u64 body;    /* chunked: decoded bytes so far */
+		struct {     /* HTTP/2: the gRPC message that a DATA frame ended in */
+			u32 message_stream;
+			u32 message_left;
+		};
+	};
+	union {
+		u64 chunk;   /* chunked: size read so far on this size line */
+		struct {     /* HTTP/2: the DATA frame at hand, as in struct data_frame */
+			u32 before;
+			u16 messages;
+			u8 unknown;
+			u8 padding;
+		};
+	};
+	union {
+		u64 begin_ns; /* when the first byte of the head was seen; 0: no head begun */
+		u64 frame;    /* HTTP/2: a frame's head as far as it was read, without its first byte */
+	};
 	u32 seq;
 	u8 phase;
-	u8 line;    /* chunked: where in a line */
+	u8 line;    /* chunked: where in a line; HTTP/2: bytes of the frame's head that were read */
 	u8 carried; /* a `carry` entry holds the beginning of this head */
-	u8 pad;
+	u8 gap;     /* HTTP/2: frames passed unseen since the last record */
+	u32 records; /* HTTP/2: of this half, so far */
+	u32 keep;    /* HTTP/2: bytes of the payload still to be copied */
 };
 
 struct held { /* a request that waits for its response */
@@ -90,7 +120,7 @@ struct conn {
 	u8 response_chunked;
 	u8 upgrade;
 	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
-	u8 pad;
+	u8 told;     /* HTTP/2: its BEGIN is in the ring */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	struct held slot;
@@ -234,6 +264,13 @@ struct scratch {
 	u32 mode;
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
+	u64 fit_at;    /* HTTP/2: how far the call's bytes are frames */
+	u32 fit;
+	u8 frame[24];  /* HTTP/2: a frame's head */
+	struct {
+		struct frames f;
+		u8 bytes[2 * FRAMES_ROOM + 64];
+	} out;
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
