@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from instrumenter import account
 from instrumenter.config_load import Loaded, otel_environment
+from instrumenter.counted import BothReds, Counted
 from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.registry import Registry
 from instrumenter.discovery.selection import Selection
@@ -40,6 +41,7 @@ from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
 from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
 from instrumenter.sizes import make_histograms
+from instrumenter.streams import Streams
 from instrumenter.telemetry import Counters
 
 if TYPE_CHECKING:
@@ -79,14 +81,17 @@ def replay(loaded: Loaded, recording: Path) -> int:
     histograms = make_histograms(settings)
     recorded = Recorded(source.metadata, histograms)
     labels = Labels(name_options(settings), exemplars=settings.metrics.exemplars)
-    red = RedCollector(recorded, labels, recorded, counters, histograms, time.time_ns())
+    counted = Counted(recorded.sampling(), histograms, counters)
+    both = BothReds(recorded, counted)
+    red = RedCollector(both, labels, recorded, counters, histograms, time.time_ns())
     own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
     outputs = Outputs.build(loaded, counters)
     meter = Meter(red, own, counters, dict)
     outputs.serve(meter.collect, counters, "replay")
     meter.use(outputs.metrics)
     namer = Namer(recorded, counters, name_options(settings))
-    pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans)
+    streams = Streams(counted, counters, settings.metrics.known_methods)
+    pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans, streams)
     stop = Stop(source.wake)
     while not (source.exhausted or stop.requested):
         records = source.poll(POLL_S)
@@ -133,13 +138,15 @@ class Live:
             self.source = self._recorder = Recorder(self._recording, self._ring)
         options = name_options(settings)
         labels = Labels(options, 2 * self._loading.sizes.series, settings.metrics.exemplars)
-        self.pipeline = Pipeline(
-            self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
-        )
+        counted = Counted(self._loading.constants, self._histograms, self._counters)
+        namer = Namer(self.registry, self._counters, options)
+        streams = Streams(counted, self._counters, settings.metrics.known_methods)
+        self.pipeline = Pipeline(self.registry, namer, labels, self._counters, self._outputs.spans, streams)
         started_ns = time.time_ns()
         self.red = RedCollector(
-            program, labels, self.registry, self._counters, self._histograms, started_ns, self.pipeline.departed
-        )
+            BothReds(program, counted), labels, self.registry, self._counters, self._histograms, started_ns,
+            self.pipeline.departed,
+        )  # fmt: skip
         own = OwnMetrics(
             own_resource(host), self._counters, self.registry.name, self.red.totals, self._ring.fill, self._watched
         )

@@ -22,9 +22,9 @@ entry that has it, so it stays unknown until they spell it out again; names of t
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hpack.exceptions import HPACKError
 from hpack.hpack import decode_integer
@@ -35,6 +35,7 @@ DEFAULT_TABLE: Final = 4096  # RFC 9113, 6.5.2
 MAX_KEPT: Final = 1 << 16  # of a larger table the oldest entries are not kept: unknown
 MAX_LIST: Final = 1 << 14  # size of the wanted fields of one block, as RFC 9113, 10.5.1 counts it
 _ENTRY: Final = table_entry_size(b"", b"")  # the least an entry takes
+_REMEMBERED: Final = 64  # blocks of a half
 _INTEGER: Final = 8  # bytes that an integer of any use has at most
 _STATIC: Final = HeaderTable.STATIC_TABLE
 
@@ -59,17 +60,19 @@ class Field(NamedTuple):
 _NAMELESS: Final = Field(None, None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FieldList:
-    """The wanted fields of one block, in order, and which others there may be.
+    """The wanted fields of one block, in order, and which others there may be. Not to be changed, but for `made`.
 
     has_pseudo: a pseudo-header field was seen; hides_pseudo, hides_regular: one may be there that is not known.
+    made: what its reader made of it, for the next time that the same list is given.
     """
 
     fields: tuple[Field, ...]
     has_pseudo: bool = False
     hides_pseudo: bool = False
     hides_regular: bool = False
+    made: Any = field(default=None, compare=False, repr=False)
 
     def get(self, name: bytes) -> Value:
         """The first of this name."""
@@ -101,6 +104,7 @@ class Table:
         self._size = 0
         self._max: int | None = DEFAULT_TABLE  # None: unknown
         self._open = False  # there may be older entries, of which nothing is known
+        self.version = 0  # changes with everything that an index depends on
         if joined:
             self.forget()
 
@@ -114,6 +118,7 @@ class Table:
 
     def forget(self) -> None:
         """Insertions and changes of size may have been missed."""
+        self.version += 1
         self._entries.clear()
         self._size = 0
         self._max = None
@@ -136,6 +141,7 @@ class Table:
 
     def add(self, field: Field, size: int) -> None:
         """size: of the entry, or the least it may be."""
+        self.version += 1
         if self._max is not None and size > self._max:
             self._entries.clear()
             self._size, self._open = 0, False
@@ -146,11 +152,13 @@ class Table:
 
     def resize(self, size: int) -> None:
         """The encoder's own word (RFC 7541, 6.3)."""
+        self.version += 1
         self._max = size
         self._shrink()
 
     def allow(self, size: int) -> None:
         """The decoder's peer may use this much. Should it do so without a word, its entries are not taken for gone."""
+        self.version += 1
         if self._max is not None:
             self._max = max(self._max, size)
 
@@ -174,9 +182,22 @@ class FieldDecoder:
         self._wanted = wanted
         self.table = Table(joined=joined)
         self.failed = 0  # blocks that could not be of this half's encoder
+        self._known: dict[bytes, FieldList] = {}  # whole blocks that changed nothing, of the table as it is
+        self._version = 0  # of that table
 
     def decode(self, block: bytes, cut: bool = False) -> FieldList:
         """cut: the block went on. Any bytes are taken; a block that cannot be gives nothing known."""
+        if self._version != self.table.version or len(self._known) >= _REMEMBERED:
+            self._known.clear()
+            self._version = self.table.version
+        elif not cut and (known := self._known.get(block)) is not None:
+            return known
+        found = self._read(block, cut)
+        if self._version == self.table.version:
+            self._known[block] = found
+        return found
+
+    def _read(self, block: bytes, cut: bool) -> FieldList:
         reader = _Reader(block, self.table, self._wanted)
         try:
             reader.run()
