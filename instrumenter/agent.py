@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 
 from instrumenter import account
 from instrumenter.config_load import Loaded, otel_environment
-from instrumenter.counted import BothReds, Counted
 from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.registry import Registry
 from instrumenter.discovery.selection import Selection
@@ -81,16 +80,14 @@ def replay(loaded: Loaded, recording: Path) -> int:
     histograms = make_histograms(settings)
     recorded = Recorded(source.metadata, histograms)
     labels = Labels(name_options(settings), exemplars=settings.metrics.exemplars)
-    counted = Counted(recorded.sampling(), histograms, counters)
-    both = BothReds(recorded, counted)
-    red = RedCollector(both, labels, recorded, counters, histograms, time.time_ns())
+    streams = Streams(recorded.sampling(), histograms, counters, settings.metrics.known_methods)
+    red = RedCollector(streams.beside(recorded), labels, recorded, counters, histograms, time.time_ns())
     own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
     outputs = Outputs.build(loaded, counters)
     meter = Meter(red, own, counters, dict)
     outputs.serve(meter.collect, counters, "replay")
     meter.use(outputs.metrics)
     namer = Namer(recorded, counters, name_options(settings))
-    streams = Streams(counted, counters, settings.metrics.known_methods)
     pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans, streams)
     stop = Stop(source.wake)
     while not (source.exhausted or stop.requested):
@@ -138,13 +135,11 @@ class Live:
             self.source = self._recorder = Recorder(self._recording, self._ring)
         options = name_options(settings)
         labels = Labels(options, 2 * self._loading.sizes.series, settings.metrics.exemplars)
-        counted = Counted(self._loading.constants, self._histograms, self._counters)
         namer = Namer(self.registry, self._counters, options)
-        streams = Streams(counted, self._counters, settings.metrics.known_methods)
+        streams = Streams(self._loading.constants, self._histograms, self._counters, settings.metrics.known_methods)
         self.pipeline = Pipeline(self.registry, namer, labels, self._counters, self._outputs.spans, streams)
-        started_ns = time.time_ns()
         self.red = RedCollector(
-            BothReds(program, counted), labels, self.registry, self._counters, self._histograms, started_ns,
+            streams.beside(program), labels, self.registry, self._counters, self._histograms, time.time_ns(),
             self.pipeline.departed,
         )  # fmt: skip
         own = OwnMetrics(

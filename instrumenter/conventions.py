@@ -144,8 +144,9 @@ _HIDDEN: Final = {
 def has_failed(key: NDArray[np.void]) -> Bools:
     """Which exchanges are worth keeping as errors. key: abi.RED_KEY (n,)."""
     status = np.minimum(key["status"], _STATUSES - 1)
-    failed: Bools = _FAILED[key["protocol"], np.minimum(key["direction"], 2), status]
-    return failed | (key["outcome"] != Outcome.COMPLETE)
+    failed: Bools = key["outcome"] != Outcome.COMPLETE
+    failed |= _FAILED[key["protocol"], np.minimum(key["direction"], 2), status]
+    return failed
 
 
 def measures(x: NDArray[np.void]) -> tuple[U64, U64, U64]:

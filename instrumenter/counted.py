@@ -118,7 +118,10 @@ class Counted:
             if key_words(x[row : row + 1]).tobytes() in self.counts:
                 continue
             svc = int(x["key"]["svc"][row])
-            if self._keys.get(svc, 0) >= self._settings["service_keys"] or len(self.counts) >= self._settings["total_keys"]:
+            if (
+                self._keys.get(svc, 0) >= self._settings["service_keys"]
+                or len(self.counts) >= self._settings["total_keys"]
+            ):
                 self._fold(x, np.flatnonzero(group == number), svc)
                 if key_words(x[row : row + 1]).tobytes() in self.counts:
                     continue
@@ -176,4 +179,3 @@ class BothReds:
         self._counted.counts.delete_red(keys)
         self._counted.forget(keys)
         return self._kernel.delete_red(keys)
-

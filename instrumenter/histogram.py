@@ -131,7 +131,10 @@ def exponential() -> Histograms:
         exponential_bounds(), DURATION_SCALE, DURATION_OFFSET, 2.0 ** (DURATION_OFFSET / 2**DURATION_SCALE)
     )
     call = Layout(
-        exponential_bounds(NS_PER_MS, CALL_OFFSET), DURATION_SCALE, CALL_OFFSET, 2.0 ** (CALL_OFFSET / 2**DURATION_SCALE)
+        exponential_bounds(NS_PER_MS, CALL_OFFSET),
+        DURATION_SCALE,
+        CALL_OFFSET,
+        2.0 ** (CALL_OFFSET / 2**DURATION_SCALE),
     )
     return Histograms(duration, Layout(exponential_size_bounds(), SIZE_SCALE, SIZE_OFFSET, 0.0), call)
 

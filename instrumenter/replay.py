@@ -74,4 +74,3 @@ class Recorded:
 
 def _resource(attributes: Mapping[str, Any]) -> Resource:
     return Resource(tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items())))
-

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from instrumenter.counted import Counted
+import numpy as np
+from numpy.typing import NDArray
+
+from instrumenter.counted import BothReds, Counted, RedReader
+from instrumenter.histogram import Histograms
 from instrumenter.protocols.http2_records import Finished, FrameRecords
 from instrumenter.protocols.http2_rows import Rows
 from instrumenter.records import Exchanges
@@ -25,13 +29,24 @@ _LOOK_NS: Final = 10_000_000_000
 class Streams:
     """All multiplexed connections. Not thread-safe."""
 
-    def __init__(self, counted: Counted, counters: Counters, methods: Sequence[str] = METHODS) -> None:
+    def __init__(
+        self,
+        settings: NDArray[np.void],
+        histograms: Histograms,
+        counters: Counters,
+        methods: Sequence[str] = METHODS,
+    ) -> None:
+        """settings: abi.SETTINGS, as given to the kernel: the sampler, and how many metric keys a service may have."""
         self._records = FrameRecords()
         self._rows = Rows(methods)
-        self._counted = counted
+        self._counted = Counted(settings, histograms, counters)
         self._counters = counters
         self._told = asdict(self._records.counts)
         self._looked_ns = 0
+
+    def beside(self, kernel: RedReader) -> RedReader:
+        """The kernel's counts and those made here, as one map."""
+        return BothReds(kernel, self._counted)
 
     def take(self, frames: bytes, now_ns: int) -> list[Exchanges]:
         """What became finished by these records. now_ns: CLOCK_MONOTONIC."""

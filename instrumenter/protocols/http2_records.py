@@ -13,7 +13,16 @@ from collections import OrderedDict
 from struct import Struct
 from typing import Final, NamedTuple
 
-from instrumenter.bpf.abi import ENDPOINTS, FRAME_KEPT, FRAMES, SETTINGS_KEPT, Direction, FramesFlag, FramesKind, Outcome
+from instrumenter.bpf.abi import (
+    ENDPOINTS,
+    FRAME_KEPT,
+    FRAMES,
+    SETTINGS_KEPT,
+    Direction,
+    FramesFlag,
+    FramesKind,
+    Outcome,
+)
 from instrumenter.protocols import http2_format as form
 from instrumenter.protocols.http2 import MAX_CONNECTIONS, Connection, Counts
 from instrumenter.protocols.http2_events import Half

@@ -36,7 +36,7 @@ from instrumenter.records import Exchanges
 from instrumenter.routes import template
 from instrumenter.semantics import GRPC_STATUS, METHODS
 
-_ROW: Final = Struct("<QIIHBBBBBB" "QQQQQQ" "16s8s8s36s" "IIIIII" "HHBBBBHHHHHH")  # struct exchange
+_ROW: Final = Struct("<QIIHBBBBBBQQQQQQ16s8s8s36sIIIIIIHHBBBBHHHHHH")  # struct exchange
 _SHORT: Final = Struct(f"<{_ROW.size}s{TEXT_SHORT}s")
 _LONG: Final = Struct(f"<{_ROW.size}s{TEXT_LONG}s")
 assert _ROW.size == EXCHANGE.itemsize

@@ -9,7 +9,7 @@
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
-#include "state.h"
+#include "scratch.h"
 
 const volatile struct settings settings SEC(".rodata");
 
