@@ -21,8 +21,9 @@ entry that has it, so it stays unknown until they spell it out again; names of t
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -72,7 +73,7 @@ class FieldList:
     has_pseudo: bool = False
     hides_pseudo: bool = False
     hides_regular: bool = False
-    made: Any = field(default=None, compare=False, repr=False)
+    made: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def get(self, name: bytes) -> Value:
         """The first of this name."""

@@ -60,7 +60,7 @@ class Request(NamedTuple):
 
 
 class Framed(NamedTuple):
-    """A DATA frame's body, and the gRPC messages in it, if it is that: see struct data_frame of probes/include/abi.h."""
+    """A DATA frame's body, and the gRPC messages in it, if it is that: struct data_frame of probes/include/abi.h."""
 
     size: int
     before: int
