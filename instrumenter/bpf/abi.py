@@ -112,6 +112,7 @@ class FramesKind(IntEnum):
     BEGIN = 1
     BYTES = 2
     END = 3
+    UPGRADE = 4
 
 
 class FramesFlag(IntFlag):

@@ -13,12 +13,16 @@ from collections import OrderedDict
 from struct import Struct
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from instrumenter.bpf.abi import (
     ENDPOINTS,
+    EXCHANGE,
     FRAME_KEPT,
     FRAMES,
     SETTINGS_KEPT,
     Direction,
+    Flag,
     FramesFlag,
     FramesKind,
     Outcome,
@@ -27,7 +31,7 @@ from instrumenter.protocols import http2_format as form
 from instrumenter.protocols.http2 import MAX_CONNECTIONS, Connection, Counts
 from instrumenter.protocols.http2_events import Half
 from instrumenter.protocols.http2_format import MAX_BLOCK
-from instrumenter.protocols.http2_streams import Exchange, Framed, Origin
+from instrumenter.protocols.http2_streams import Exchange, Framed, Origin, Request
 
 RING_HEADER: Final = 8  # of the ring buffer, before each record: its length, and bits
 _LENGTH: Final = 0x3FFF_FFFF
@@ -40,7 +44,7 @@ _RESET: Final = Struct(">I")
 _HEAD_SIZE: Final = 9
 _WITH_SEQ: Final = _HEAD_SIZE + 4
 _WITH_DATA: Final = _HEAD_SIZE + _DATA.size
-_BEGIN, _BYTES, _END = int(FramesKind.BEGIN), int(FramesKind.BYTES), int(FramesKind.END)
+_BEGIN, _BYTES, _END, _UPGRADE = map(int, (FramesKind.BEGIN, FramesKind.BYTES, FramesKind.END, FramesKind.UPGRADE))
 _JOINED, _GAP, _TLS = int(FramesFlag.JOINED), int(FramesFlag.GAP), int(FramesFlag.TLS)
 _KEPT: Final = {form.SETTINGS: SETTINGS_KEPT, form.RST_STREAM: 4, form.GOAWAY: 8}
 _BLOCKS: Final = frozenset((form.HEADERS, form.PUSH_PROMISE, form.CONTINUATION))
@@ -224,6 +228,9 @@ class FrameRecords:
                 self._close(key, Outcome.UNREADABLE, now_ns, done)  # of an older one, whose end was lost
                 place = Place(key, raw[start : start + ENDPOINTS.itemsize], bool(flags & _TLS))
                 self._open(Followed(place, direction, bool(flags & _JOINED), self.counts), now_ns, done)
+            elif kind == _UPGRADE:
+                if (followed := self._known.get(key)) is not None:
+                    _upgrade(followed.connection, raw[start : start + count], Origin(svc, tgid, tid, 0), now_ns)
             elif kind == _END:
                 self._close(key, Outcome(outcome), now_ns, done)
         return done
@@ -242,3 +249,23 @@ class FrameRecords:
         followed = self._known.pop(key, None)
         if followed is not None:
             done += [(followed.place, exchange) for exchange in followed.connection.close(outcome, now_ns)]
+
+
+def _upgrade(connection: Connection, raw: bytes, origin: Origin, now_ns: int) -> None:
+    """The HTTP/1.1 request that became stream 1: struct exchange, and its text."""
+    x = np.frombuffer(raw, EXCHANGE, 1)[0]
+    text = raw[EXCHANGE.itemsize :]
+
+    def piece(off: int, name: str) -> bytes | None:
+        return text[off : off + int(x[name + "_len"])] or None
+
+    parent = None
+    if int(x["flags"]) & Flag.TRACEPARENT:
+        ids = (x[name].tobytes().hex().encode() for name in ("trace_id", "parent_id"))
+        parent = b"00-%b-%b-%02x" % (*ids, int(x["trace_flags"]))
+    connection.origin = origin._replace(seq=int(x["request_seq"]))
+    request = Request(
+        piece(0, "method"), b"http", piece(int(x["host_off"]), "host"), piece(int(x["method_len"]), "target"),
+        int(x["target_full"]), piece(int(x["agent_off"]), "agent"), parent, piece(int(x["state_off"]), "state"), None,
+    )  # fmt: skip
+    connection.upgrade(request, int(x["request_bytes"]), int(x["start_ns"]), now_ns)

@@ -9,6 +9,7 @@ enum frames_kind {
 	FRAMES_BEGIN = 1,  /* a connection speaks HTTP/2 from here on: struct endpoints follows */
 	FRAMES_BYTES = 2,  /* of one half, in order */
 	FRAMES_END = 3,    /* the connection is over, as `outcome` says */
+	FRAMES_UPGRADE = 4, /* the HTTP/1.1 request that became stream 1: struct exchange and its text follow */
 };
 
 enum frames_flag {

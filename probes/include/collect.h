@@ -6,8 +6,6 @@
 #include "buffer.h"
 #include "message.h"
 
-#define PREFACE_LEN 24
-
 static __always_inline bool resume_head(struct scratch *s, struct conn *c, struct half *h)
 {
 	struct message_key key = { .sk = c->sk, .half = s->op.response };
@@ -116,29 +114,18 @@ static __always_inline bool is_preface(struct scratch *s)
 	       word_at(s->win + 8) == WORD('T', 'P', '/', '2', '.', '0', '\r', '\n');
 }
 
-static __always_inline void start_frames(struct half *h, u64 next, u8 phase)
-{
-	h->next = next;
-	h->phase = phase;
-	h->line = h->gap = 0;
-	h->frame = h->message_stream = h->message_left = h->records = h->keep = 0;
-}
-
 /* What was outstanding before cannot be: an HTTP/2 connection begins with its preface. */
 static __always_inline long begin_http2(struct scratch *s, struct conn *c, struct half *h)
 {
-	struct half *other = &c->half[HALF_RESPONSE];
-
-	if (h->carried)
-		drop_carry(c, HALF_REQUEST);
 	if (c->begun != c->answered)
 		return refuse_head(s, c, LOSS_MALFORMED);
-	start_frames(h, s->op.pos + (s64)(s32)(s->head.seq - s->op.seq) + PREFACE_LEN, PHASE_FRAME);
-	start_frames(other, other->next, PHASE_FRAME);
-	c->kind = KIND_HTTP2;
-	return 1;
+	if (h->carried)
+		drop_carry(c, HALF_REQUEST);
+	speak_http2(s, c, s->op.pos + (s64)(s32)(s->head.seq - s->op.seq) + PREFACE_LEN, c->half[HALF_RESPONSE].next);
+	return 0;
 }
 
+/* All lines in the window are taken. */
 static __always_inline long end_lines(struct scratch *s, struct conn *c, struct half *h)
 {
 	if (!s->head.done && !s->head.bad) {

@@ -67,6 +67,33 @@ __noinline int begin_frames(struct scratch *s, struct conn *c)
 	return c->told & TOLD;
 }
 
+/* The connection begins with a request of HTTP/1.1, which waits in c->slot. */
+__noinline int upgrade_frames(struct scratch *s, struct conn *c)
+{
+	struct message_key key = {};
+	struct long_text *text;
+	u32 n = TEXT_SHORT;
+
+	if (!s || !c || !begin_frames(s, c))
+		return 0;
+	__builtin_memcpy(s->out.bytes, &c->slot.e.x, sizeof(struct exchange));
+	bpf_probe_read_kernel(s->out.bytes + sizeof(struct exchange), TEXT_SHORT, c->slot.e.text);
+	if (c->slot.has_long_text) {
+		key.sk = c->sk;
+		key.number = c->begun - 1;
+		text = bpf_map_lookup_elem(&long_texts, &key);
+		if (text)
+			bpf_probe_read_kernel(s->out.bytes + sizeof(struct exchange), TEXT_LONG, text->text);
+		bpf_map_delete_elem(&long_texts, &key);
+		n = TEXT_LONG;
+	}
+	describe_frames(s, c, FRAMES_UPGRADE);
+	s->out.f.len = sizeof(struct exchange) + n;
+	put_frames(&s->out, sizeof(struct frames) + sizeof(struct exchange) + n, s->op.svc);
+	s->out.f.len = 0;
+	return 0;
+}
+
 /* What was collected goes up. */
 __noinline int flush_frames(struct scratch *s, struct conn *c)
 {

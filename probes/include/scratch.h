@@ -42,7 +42,8 @@ struct head { /* what a head says, as far as it has been read */
 	u8 done; /* the empty line was read */
 	u8 skip; /* enum skip */
 	u8 cut;
-	u8 pad[3];
+	u8 h2c; /* Upgrade: h2c */
+	u8 pad[2];
 };
 
 struct partial {

@@ -46,6 +46,7 @@ enum mode {
 	MODE_FILL,  /* read a stretch of a head */
 	MODE_LINES, /* take its lines */
 	MODE_LEAVING, /* end what is outstanding */
+	MODE_OVER,  /* the rest of the call is not HTTP/1 */
 };
 
 enum kind {

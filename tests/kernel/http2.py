@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hpack import Encoder
 from protocols.wire import SETTINGS, frame
@@ -28,7 +29,7 @@ def data(stream: int, body: bytes, end: bool = True, pad: int | None = None) -> 
 def block_frames(stream: int, block: bytes, end: bool, sizes: Sequence[int] = (), odd: bool = False) -> bytes:
     """HEADERS and, for each of `sizes`, a CONTINUATION of so many bytes. odd: padded, and with a priority."""
     cuts = [0, *sizes, len(block)]
-    parts = [block[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [block[a:b] for a, b in pairwise(cuts)]
     flags = END_STREAM if end else 0
     first = parts[0]
     if odd:

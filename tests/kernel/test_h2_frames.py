@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/2 by hand-made frames over real sockets: however they are cut, packed or broken off, each stream is one exchange.
+"""HTTP/2 by hand-made frames over real sockets: however cut, packed or broken off, a stream is one exchange.
 
 Both ends are watched, so each exchange is there twice: as the server's and as the client's.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,8 @@ STEP = 7 if os.environ.get("STINGLESS_VM") == "1" else 1  # between two places t
 TRACE = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def row(method: str, target: str, status: int, *sizes: int, **more: object) -> Row:
-    return Row(method, target, status, *sizes, version=Protocol.HTTP_2, **more)  # type: ignore[arg-type]
+def row(method: str, target: str, status: int, asked: int = 0, answered: int = 0, **more: Any) -> Row:
+    return Row(method, target, status, asked, answered, version=Protocol.HTTP_2, **more)
 
 
 def check_all(wire: Wire, rows: list[Row]) -> None:
@@ -173,7 +174,7 @@ def test_not_frames_any_more(wire: Wire) -> None:
 
 
 def test_joined_in_its_life(wire: Wire) -> None:
-    """Static and literal fields are known at once; what stands in a table of before is empty, until it is said again."""
+    """Static and literal fields are known at once; what was in the table before is empty until said again."""
     wire.ignore()
     ends = Ends(wire)
     ends.talk.client(ends.client.ask(1, "/before", more=[("user-agent", "me")]))
@@ -191,6 +192,20 @@ def test_joined_in_its_life(wire: Wire) -> None:
     assert [each.row.status for each in found if each.direction == Direction.SERVER] == [200, 404, 404]
     assert [each.row.host for each in found if each.direction == Direction.SERVER] == ["", "", ""]
     assert wire.losses() == {}
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_an_upgrade_to_h2c(wire: Wire, long: bool) -> None:
+    """The request of HTTP/1.1 is stream 1 (RFC 7540, 3.2), answered behind the 101, perhaps in the same write."""
+    client, server = Side(), Side()
+    target = "/first?" + "k" * (700 if long else 7)
+    fields = ("Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMA", f"traceparent: 00-{TRACE}")
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    talk = wire.talk().client(head("POST", target, *fields, "Content-Length: 3") + b"abc")
+    talk.server(switching + SETTINGS + server.answer(1, 202, b"hello"))
+    talk.client(START + ACK + client.ask(3, "/second")).server(ACK + server.answer(3, 204))
+    wire.run(talk.close())
+    wire.check([row("POST", target, 202, 3, 5, trace=TRACE), row("GET", "/second", 204)])
 
 
 def test_a_websocket_is_one_exchange(wire: Wire) -> None:
