@@ -38,7 +38,6 @@ MAX_LIST: Final = 1 << 14  # size of the wanted fields of one block, as RFC 9113
 _ENTRY: Final = table_entry_size(b"", b"")  # the least an entry takes
 _REMEMBERED: Final = 64  # blocks of a half
 _INTEGER: Final = 8  # bytes that an integer of any use has at most
-_STATIC: Final = HeaderTable.STATIC_TABLE
 
 
 class Unknown(Enum):
@@ -59,6 +58,28 @@ class Field(NamedTuple):
 
 
 _NAMELESS: Final = Field(None, None)
+_STATIC_FIELDS: Final = tuple(Field(*entry) for entry in HeaderTable.STATIC_TABLE)  # RFC 7541, A
+_STATIC_SIZE: Final = len(_STATIC_FIELDS)
+
+
+class _Strings:
+    """Huffman-coded strings that were decoded before; of wanted fields only, and not for ever."""
+
+    def __init__(self, most: int) -> None:
+        self._known: dict[bytes, bytes] = {}
+        self._most = most
+
+    def decode(self, coded: bytes) -> bytes:
+        found = self._known.get(coded)
+        if found is None:
+            found = decode_huffman(coded)
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[coded] = found
+        return found
+
+
+_STRINGS: Final = _Strings(1024)
 
 
 @dataclass(slots=True)
@@ -90,7 +111,9 @@ class FieldList:
         return b",".join([f.value for f in self.fields if f.name == name and f.value is not None]) or None
 
 
-NOTHING_KNOWN: Final = FieldList((), hides_pseudo=True, hides_regular=True)
+def nothing_known() -> FieldList:
+    """A block that says nothing."""
+    return FieldList((), hides_pseudo=True, hides_regular=True)
 
 
 class Desync(Exception):
@@ -127,9 +150,9 @@ class Table:
 
     def get(self, index: int) -> Field:
         """Of the static and the dynamic table together (RFC 7541, 2.3.3)."""
-        if 0 < index <= len(_STATIC):
-            return Field(*_STATIC[index - 1])
-        place = index - len(_STATIC) - 1
+        if 0 < index <= _STATIC_SIZE:
+            return _STATIC_FIELDS[index - 1]
+        place = index - _STATIC_SIZE - 1
         if 0 <= place < len(self._entries):
             return self._entries[place][0]
         if index == 0 or not self._may_hold(place - len(self._entries) + 1):
@@ -206,7 +229,7 @@ class FieldDecoder:
             if not cut:
                 self.failed += 1
                 self.table.forget()
-                return NOTHING_KNOWN
+                return nothing_known()
         if cut:
             self.table.forget()
         return reader.list(cut)
@@ -241,10 +264,15 @@ class _Reader:
         )  # fmt: skip
 
     def run(self) -> None:
-        while self._at < len(self._block):
-            first = self._block[self._at]
+        block, size = self._block, len(self._block)
+        while self._at < size:
+            first = block[self._at]
             if first & 0x80:
-                self._found(self._table.get(self._integer(7)))
+                if first < 0xFF:
+                    self._at += 1
+                    self._found(self._table.get(first & 0x7F))
+                else:
+                    self._found(self._table.get(self._integer(7)))
             elif first & 0x40:
                 self._literal(6, enters=True)
             elif first & 0x20:
@@ -259,11 +287,13 @@ class _Reader:
         name = self._table.get(index).name if index else self._string()
         wanted = self._is_wanted(name)
         raw, coded = self._raw()
-        if enters or wanted:
-            raw = decode_huffman(raw) if coded else raw
+        if coded and wanted:
+            raw = _STRINGS.decode(raw)
+        elif coded and enters:
+            raw = decode_huffman(raw)
         field = Field(name, raw if wanted else None)
         if enters:
-            self._table.add(field, table_entry_size(name or b"", raw))
+            self._table.add(field, _ENTRY + len(name or b"") + len(raw))
         self._found(field)
 
     def _is_wanted(self, name: bytes | None) -> bool:
@@ -276,22 +306,28 @@ class _Reader:
             self._hides_pseudo |= not self._regular
             self._hides_regular = True
             return
-        if name.startswith(b":"):
+        pseudo = name[:1] == b":"
+        if pseudo:
             self._pseudo = True
             if not self._regular:
                 self._hides_regular = False  # whatever was unknown until here was a pseudo-header field too
         else:
             self._regular = True
-        if not self._is_wanted(name) or field.value is None:
+        if field.value is None or not self._is_wanted(name):
             return
-        self._room -= table_entry_size(name, field.value)
+        self._room -= _ENTRY + len(name) + len(field.value)
         if self._room < 0:
             self._hides_regular = True
-            self._hides_pseudo |= name.startswith(b":")
+            self._hides_pseudo |= pseudo
         else:
             self._fields.append(field)
 
     def _integer(self, prefix: int) -> int:
+        mask = (1 << prefix) - 1
+        number = self._block[self._at] & mask
+        if number < mask:  # as hpack's, which logs every one
+            self._at += 1
+            return number
         number, used = decode_integer(self._block[self._at : self._at + _INTEGER], prefix)
         self._at += used
         return number
@@ -310,4 +346,4 @@ class _Reader:
 
     def _string(self) -> bytes:
         raw, coded = self._raw()
-        return decode_huffman(raw) if coded else raw
+        return _STRINGS.decode(raw) if coded else raw

@@ -48,6 +48,7 @@ _BEGIN, _BYTES, _END, _UPGRADE = map(int, (FramesKind.BEGIN, FramesKind.BYTES, F
 _JOINED, _GAP, _TLS = int(FramesFlag.JOINED), int(FramesFlag.GAP), int(FramesFlag.TLS)
 _KEPT: Final = {form.SETTINGS: SETTINGS_KEPT, form.RST_STREAM: 4, form.GOAWAY: 8}
 _BLOCKS: Final = frozenset((form.HEADERS, form.PUSH_PROMISE, form.CONTINUATION))
+_PLAIN: Final = form.END_HEADERS | form.PADDED | form.WITH_PRIORITY
 _STREAM_BITS: Final = 0x7FFF_FFFF
 _HALVES: Final = tuple(Half)
 assert _RECORD.size == RING_HEADER + FRAMES.itemsize
@@ -144,6 +145,11 @@ class HalfBytes:
     ) -> None:  # fmt: skip
         start = at + _WITH_SEQ
         end = start + length
+        if kind == form.HEADERS and self.block is None and flags & _PLAIN == form.END_HEADERS and length <= FRAME_KEPT:
+            self._whole(
+                stream, data[start:end], flags, _SEQ.unpack_from(data, at + _HEAD_SIZE)[0], origin, begin_ns, now_ns
+            )
+            return
         if kind == form.CONTINUATION:
             block = self.block
             if block is None or block.stream != stream:
@@ -161,6 +167,15 @@ class HalfBytes:
         block.add(data[start:end], length > FRAME_KEPT)
         if flags & form.END_HEADERS:
             self._deliver(block, block.cut, now_ns)
+
+    def _whole(
+        self, stream: int, text: bytes, flags: int, seq: int, origin: Origin, begin_ns: int, now_ns: int
+    ) -> None:
+        """A field block in one frame, as most are."""
+        connection = self.connection
+        if self.half is Half.REQUEST:
+            connection.origin = Origin(origin.svc, origin.tgid, origin.tid, seq)
+        connection.headers(self.half, stream, text, flags & form.END_STREAM != 0, False, begin_ns, now_ns)
 
     def _deliver(self, block: Block, cut: bool, now_ns: int) -> None:
         self.block = None

@@ -59,6 +59,19 @@ class Request(NamedTuple):
         )  # fmt: skip
 
 
+class Answer(NamedTuple):
+    """What is wanted of a response's block, whichever it is."""
+
+    status: int | Unknown | None
+    content_type: Value
+    grpc_status: Value
+
+    @classmethod
+    def of(cls, block: FieldList) -> Answer:
+        get = block.get
+        return cls(_status(get(b":status")), _cut(get(b"content-type"), _SHORT), _cut(get(b"grpc-status"), _SHORT))
+
+
 class Framed(NamedTuple):
     """A DATA frame's body, and the gRPC messages in it, if it is that: struct data_frame of probes/include/abi.h."""
 
@@ -176,15 +189,17 @@ class Stream:
 
     def respond(self, block: FieldList, begin_ns: int, end_stream: bool) -> None:
         """A block of the response: interim, head, trailers, or head and trailers in one (gRPC's trailers-only)."""
-        status = _status(block.get(b":status"))
+        if block.made is None:
+            block.made = Answer.of(block)
+        answer: Answer = block.made
+        status = answer.status
         if isinstance(status, int) and status < 200 and not end_stream:
             return
         if self._is_head(status, end_stream):
             self.status, self.first_ns = status, begin_ns
-            self.response_type = _cut(block.get(b"content-type"), _SHORT)
-        found = block.get(b"grpc-status")
-        if found is not None or (end_stream and isinstance(self.grpc_status, Unknown)):
-            self.grpc_status = _cut(found, _SHORT)
+            self.response_type = answer.content_type
+        if answer.grpc_status is not None or (end_stream and isinstance(self.grpc_status, Unknown)):
+            self.grpc_status = answer.grpc_status
 
     def _is_head(self, status: int | Unknown | None, end_stream: bool) -> bool:
         if status is None or isinstance(self.status, int):
