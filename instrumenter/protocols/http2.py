@@ -31,7 +31,7 @@ from instrumenter.protocols.http2_events import (
     TableSize,
     Upgrade,
 )
-from instrumenter.protocols.http2_headers import Field, FieldDecoder, FieldList
+from instrumenter.protocols.http2_headers import FieldDecoder, FieldList
 from instrumenter.protocols.http2_streams import (
     NOWHERE,
     REQUEST_FIELDS,
@@ -42,6 +42,7 @@ from instrumenter.protocols.http2_streams import (
     Request,
     Stream,
 )
+from instrumenter.protocols.http2_table import Field
 
 MAX_STREAMS: Final = 1024  # of a connection; peers commonly allow each other 100 to 256
 MAX_CONNECTIONS: Final = 4096

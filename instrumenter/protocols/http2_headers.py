@@ -2,40 +2,23 @@
 """Field blocks of one half decoded, wherever in its life the connection was joined (HPACK, RFC 7541).
 
 In: `Headers.block`s in order. Out: `FieldList`s. The rule: a field is right, or said to be unknown; never a guess.
-
-Why an index can be trusted although sizes are not known. Entries only enter at the front and only leave at the back
-(2.3.2, 4.4), so what the table holds is always a run of the newest insertions, and index n of the dynamic table, if an
-encoder may use it at all, is the n-th newest insertion, however many older ones are gone. Hence:
-
-- since the last moment of ignorance (joining, a gap, a block that was cut) all insertions are known; an index among
-  them is right, one beyond them means an entry of before: unknown;
-- an insertion larger than the table empties it and does not enter (4.4). If the table's size is unknown so is whether
-  this happened; but then every index that may still be used is of later insertions, which count the same;
-- an entry is dropped only when it is certainly gone: the sizes of newer ones, of which those with an unknown name are
-  taken at their least, leave no room for it. Once they leave no room for any entry of before, all is known again;
-- an index for which there is certainly no entry shows that the table is not the encoder's: everything is forgotten.
-
-A literal whose name is an index into the past enters with an unknown name. Encoders take such a name from the newest
-entry that has it, so it stays unknown until they spell it out again; names of the static table are not concerned.
+Why an index can be trusted although sizes are not known: http2_table.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hpack.exceptions import HPACKError
 from hpack.hpack import decode_integer
 from hpack.huffman_table import decode_huffman
-from hpack.table import HeaderTable, table_entry_size
 
-DEFAULT_TABLE: Final = 4096  # RFC 9113, 6.5.2
-MAX_KEPT: Final = 1 << 16  # of a larger table the oldest entries are not kept: unknown
+from instrumenter.protocols.http2_table import ENTRY, Desync, Field, Table
+
 MAX_LIST: Final = 1 << 14  # size of the wanted fields of one block, as RFC 9113, 10.5.1 counts it
-_ENTRY: Final = table_entry_size(b"", b"")  # the least an entry takes
 _REMEMBERED: Final = 64  # blocks of a half
 _INTEGER: Final = 8  # bytes that an integer of any use has at most
 
@@ -48,18 +31,6 @@ class Unknown(Enum):
 
 UNKNOWN: Final = Unknown.UNKNOWN
 Value = bytes | Unknown | None  # None: certainly no such field
-
-
-class Field(NamedTuple):
-    """name None: an entry of before. value None: that, or of a field that nobody asked for."""
-
-    name: bytes | None
-    value: bytes | None
-
-
-_NAMELESS: Final = Field(None, None)
-_STATIC_FIELDS: Final = tuple(Field(*entry) for entry in HeaderTable.STATIC_TABLE)  # RFC 7541, A
-_STATIC_SIZE: Final = len(_STATIC_FIELDS)
 
 
 class _Strings:
@@ -114,86 +85,6 @@ class FieldList:
 def nothing_known() -> FieldList:
     """A block that says nothing."""
     return FieldList((), hides_pseudo=True, hides_regular=True)
-
-
-class Desync(Exception):
-    """The block cannot be of an encoder whose table is ours."""
-
-
-class Table:
-    """The dynamic table as far as it is known."""
-
-    def __init__(self, *, joined: bool) -> None:
-        self._entries: deque[tuple[Field, int]] = deque()  # newest first, each with its size or the least it may be
-        self._size = 0
-        self._max: int | None = DEFAULT_TABLE  # None: unknown
-        self._open = False  # there may be older entries, of which nothing is known
-        self.version = 0  # changes with everything that an index depends on
-        if joined:
-            self.forget()
-
-    @property
-    def is_whole(self) -> bool:
-        """Nothing of before is left in it."""
-        return not self._open
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def forget(self) -> None:
-        """Insertions and changes of size may have been missed."""
-        self.version += 1
-        self._entries.clear()
-        self._size = 0
-        self._max = None
-        self._open = True
-
-    def get(self, index: int) -> Field:
-        """Of the static and the dynamic table together (RFC 7541, 2.3.3)."""
-        if 0 < index <= _STATIC_SIZE:
-            return _STATIC_FIELDS[index - 1]
-        place = index - _STATIC_SIZE - 1
-        if 0 <= place < len(self._entries):
-            return self._entries[place][0]
-        if index == 0 or not self._may_hold(place - len(self._entries) + 1):
-            raise Desync(f"index {index}")
-        return _NAMELESS
-
-    def _may_hold(self, older: int) -> bool:
-        """Whether that many entries of before may be left."""
-        return self._open and (self._max is None or self._size + older * _ENTRY <= self._max)
-
-    def add(self, field: Field, size: int) -> None:
-        """size: of the entry, or the least it may be."""
-        self.version += 1
-        if self._max is not None and size > self._max:
-            self._entries.clear()
-            self._size, self._open = 0, False
-            return
-        self._entries.appendleft((field, size))
-        self._size += size
-        self._shrink()
-
-    def resize(self, size: int) -> None:
-        """The encoder's own word (RFC 7541, 6.3)."""
-        self.version += 1
-        self._max = size
-        self._shrink()
-
-    def allow(self, size: int) -> None:
-        """The decoder's peer may use this much. Should it do so without a word, its entries are not taken for gone."""
-        self.version += 1
-        if self._max is not None:
-            self._max = max(self._max, size)
-
-    def _shrink(self) -> None:
-        while self._max is not None and self._size > self._max:
-            self._size -= self._entries.pop()[1]
-            self._open = False
-        while self._size > MAX_KEPT:
-            self._size -= self._entries.pop()[1]
-            self._open = True
-        self._open = self._may_hold(1)
 
 
 class FieldDecoder:
@@ -293,7 +184,7 @@ class _Reader:
             raw = decode_huffman(raw)
         field = Field(name, raw if wanted else None)
         if enters:
-            self._table.add(field, _ENTRY + len(name or b"") + len(raw))
+            self._table.add(field, ENTRY + len(name or b"") + len(raw))
         self._found(field)
 
     def _is_wanted(self, name: bytes | None) -> bool:
@@ -315,7 +206,7 @@ class _Reader:
             self._regular = True
         if field.value is None or not self._is_wanted(name):
             return
-        self._room -= _ENTRY + len(name) + len(field.value)
+        self._room -= ENTRY + len(name) + len(field.value)
         if self._room < 0:
             self._hides_regular = True
             self._hides_pseudo |= pseudo

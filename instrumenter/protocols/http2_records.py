@@ -51,6 +51,8 @@ _BLOCKS: Final = frozenset((form.HEADERS, form.PUSH_PROMISE, form.CONTINUATION))
 _PLAIN: Final = form.END_HEADERS | form.PADDED | form.WITH_PRIORITY
 _STREAM_BITS: Final = 0x7FFF_FFFF
 _HALVES: Final = tuple(Half)
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+_DIRECTIONS: Final = {int(direction): direction for direction in Direction}
 assert _RECORD.size == RING_HEADER + FRAMES.itemsize
 
 
@@ -202,7 +204,7 @@ class Followed:
 
     def __init__(self, place: Place, direction: int, joined: bool, counts: Counts) -> None:
         self.place = place
-        self.connection = Connection(Direction(direction), counts, joined=joined)
+        self.connection = Connection(_DIRECTIONS.get(direction, Direction.UNKNOWN), counts, joined=joined)
         self.halves = tuple(HalfBytes(half, self.connection) for half in _HALVES)
 
 
@@ -247,7 +249,7 @@ class FrameRecords:
                 if (followed := self._known.get(key)) is not None:
                     _upgrade(followed.connection, raw[start : start + count], Origin(svc, tgid, tid, 0), now_ns)
             elif kind == _END:
-                self._close(key, Outcome(outcome), now_ns, done)
+                self._close(key, _OUTCOMES.get(outcome, Outcome.UNREADABLE), now_ns, done)
         return done
 
     def expire(self, before_ns: int) -> list[Finished]:
