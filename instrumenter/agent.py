@@ -40,6 +40,7 @@ from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
 from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
 from instrumenter.sizes import make_histograms
+from instrumenter.streams import Streams
 from instrumenter.telemetry import Counters
 
 if TYPE_CHECKING:
@@ -79,14 +80,15 @@ def replay(loaded: Loaded, recording: Path) -> int:
     histograms = make_histograms(settings)
     recorded = Recorded(source.metadata, histograms)
     labels = Labels(name_options(settings), exemplars=settings.metrics.exemplars)
-    red = RedCollector(recorded, labels, recorded, counters, histograms, time.time_ns())
+    streams = Streams(recorded.sampling(), histograms, counters, settings.metrics.known_methods)
+    red = RedCollector(streams.beside(recorded), labels, recorded, counters, histograms, time.time_ns())
     own = OwnMetrics(own_resource(read_host()), counters, recorded.name, red.totals)
     outputs = Outputs.build(loaded, counters)
     meter = Meter(red, own, counters, dict)
     outputs.serve(meter.collect, counters, "replay")
     meter.use(outputs.metrics)
     namer = Namer(recorded, counters, name_options(settings))
-    pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans)
+    pipeline = Pipeline(recorded, namer, labels, counters, outputs.spans, streams)
     stop = Stop(source.wake)
     while not (source.exhausted or stop.requested):
         records = source.poll(POLL_S)
@@ -133,13 +135,13 @@ class Live:
             self.source = self._recorder = Recorder(self._recording, self._ring)
         options = name_options(settings)
         labels = Labels(options, 2 * self._loading.sizes.series, settings.metrics.exemplars)
-        self.pipeline = Pipeline(
-            self.registry, Namer(self.registry, self._counters, options), labels, self._counters, self._outputs.spans
-        )
-        started_ns = time.time_ns()
+        namer = Namer(self.registry, self._counters, options)
+        streams = Streams(self._loading.constants, self._histograms, self._counters, settings.metrics.known_methods)
+        self.pipeline = Pipeline(self.registry, namer, labels, self._counters, self._outputs.spans, streams)
         self.red = RedCollector(
-            program, labels, self.registry, self._counters, self._histograms, started_ns, self.pipeline.departed
-        )
+            streams.beside(program), labels, self.registry, self._counters, self._histograms, time.time_ns(),
+            self.pipeline.departed,
+        )  # fmt: skip
         own = OwnMetrics(
             own_resource(host), self._counters, self.registry.name, self.red.totals, self._ring.fill, self._watched
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from instrumenter.bpf.abi import Direction, Flag
 from instrumenter.columns import Bools, Cutter, Rows, distinct, key_words, only, spread
+from instrumenter.conventions import convention, shows
 from instrumenter.heads import Cleaner, Heads
 from instrumenter.model import (
     I64,
@@ -24,11 +25,10 @@ from instrumenter.model import (
     U64,
     Shape,
     Text,
-    Value,
 )
 from instrumenter.peers import Addresses, Hosts
 from instrumenter.routes import Routes
-from instrumenter.semantics import OTHER, Key, NameOptions
+from instrumenter.semantics import Key, NameOptions
 from instrumenter.traces import Records
 from instrumenter.urls import authorities, first_known, full_urls
 
@@ -65,8 +65,9 @@ class Describer:
             if len(self._shapes) >= self._options.max_cached:
                 self._shapes.clear()
             key = Key(*x["key"][row].item())
+            said = convention(key.protocol)
             target = Heads.of(x[row : row + 1], text[row : row + 1]).parts(0)[1]
-            route = None if int(words[3]) & _FOLDED else self._routes.name(key.route, target)
+            route = None if int(words[3]) & _FOLDED else self._routes.name(key.route, target, said.route)
             cut = bool(int(words[3]) & _CUT)
             shape = self._shapes[token] = make_shape(key, route, cut, self._options.methods)
         return shape
@@ -78,6 +79,10 @@ class Describer:
         ints: dict[str, I64] = {}
         self._describe_peer(x, server, texts, ints)
         self._describe_request(x, Heads.of(x, raw), server, texts, ints)
+        for name in list(texts):
+            rows = shows(x["key"]["protocol"], name)
+            if rows is not None and not rows.all():
+                texts[name] = only(texts[name], rows)
         return texts, ints
 
     def _describe_peer(self, x: Records, server: Bools, texts: dict[str, Text], ints: dict[str, I64]) -> None:
@@ -122,23 +127,15 @@ class Describer:
 
 def make_shape(key: Key, route: str | None, cut: bool, methods: tuple[str, ...]) -> Shape:
     """What all spans of a metric key share. route: None if unknown; cut: the target was longer than what was kept."""
-    method = key.method_name(methods)
-    error = key.error_type
-    attributes: dict[str, Value | None] = {
-        "error.type": error,
-        "http.request.method": method,
-        "http.response.status_code": key.status or None,
-        "http.route" if key.is_server else "url.template": route,
-        "network.protocol.version": key.version,
+    said = convention(key.protocol)
+    attributes = said.facts(key, route, methods) | {
         "stingless.outcome": key.outcome_name,
         "stingless.target.truncated": cut or None,
-        "url.scheme": key.scheme,
     }
-    name = "HTTP" if method == OTHER else method
     return Shape(
-        name if route is None else f"{name} {route}",
+        said.name(key, route, methods),
         KIND_SERVER if key.is_server else KIND_CLIENT,
-        STATUS_ERROR if error else STATUS_UNSET,
+        STATUS_ERROR if attributes["error.type"] else STATUS_UNSET,
         tuple((k, v) for k, v in sorted(attributes.items()) if v is not None),
     )
 

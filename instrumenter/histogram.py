@@ -35,8 +35,10 @@ DURATION_BOUNDS: Final = 256  # probes/include/abi.h
 SIZE_BOUNDS: Final = 96
 UNUSED: Final = 2**64 - 1
 NS_PER_S: Final = 1_000_000_000
+NS_PER_MS: Final = 1_000_000
 
 DURATION_SCALE: Final = 3
+CALL_OFFSET: Final = -80  # of durations in ms: bound[0] = 2^(-80/8) ms = 0.98 us; bound[255] = 2^(175/8) ms = 3846 s
 DURATION_OFFSET: Final = -159  # bound[0] = 2^(-159/8) s = 1.04 us; bound[255] = 2^12 s = 4096 s
 SIZE_SCALE: Final = 1
 SIZE_OFFSET: Final = -1  # bound[0] = 0, so that empty bodies stand alone; bound[i] = 2^((i-1)/2) bytes up to 2^47
@@ -46,17 +48,17 @@ EXPLICIT_DURATIONS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 
 EXPLICIT_SIZES: Final = (0.0, *(float(4**i) for i in range(3, 14)))  # 64 B to 64 MiB
 
 
-def exponential_bounds() -> U64:
-    """Upper bounds of durations in ns, u64 (256,): floor(1e9 * 2^((DURATION_OFFSET + i) / 8)), exact to the last one.
+def exponential_bounds(unit: int = NS_PER_S, offset: int = DURATION_OFFSET) -> U64:
+    """Upper bounds of durations in ns, u64 (256,): floor(unit * 2^((offset + i) / 8)), exact to the last one.
 
     The eighth root is three integer square roots; a floor of a root of a floor is the floor of the root.
     """
 
     def root8(power: int) -> int:
-        n = NS_PER_S**8 << power if power >= 0 else NS_PER_S**8 >> -power
+        n = unit**8 << power if power >= 0 else unit**8 >> -power
         return math.isqrt(math.isqrt(math.isqrt(n)))
 
-    return np.array([root8(DURATION_OFFSET + i) for i in range(DURATION_BOUNDS)], np.uint64)
+    return np.array([root8(offset + i) for i in range(DURATION_BOUNDS)], np.uint64)
 
 
 def exponential_size_bounds() -> U64:
@@ -113,10 +115,14 @@ class Layout:
 
 
 class Histograms(NamedTuple):
-    """The layouts of durations (ns in the kernel, s outside) and of body sizes (bytes)."""
+    """The layouts of durations (ns in the kernel, s outside) and of body sizes (bytes).
+
+    call: of durations that are told in ms (the conventions for RPC); sizes' layout also serves numbers of messages.
+    """
 
     duration: Layout
     size: Layout
+    call: Layout
 
 
 def exponential() -> Histograms:
@@ -124,7 +130,13 @@ def exponential() -> Histograms:
     duration = Layout(
         exponential_bounds(), DURATION_SCALE, DURATION_OFFSET, 2.0 ** (DURATION_OFFSET / 2**DURATION_SCALE)
     )
-    return Histograms(duration, Layout(exponential_size_bounds(), SIZE_SCALE, SIZE_OFFSET, 0.0))
+    call = Layout(
+        exponential_bounds(NS_PER_MS, CALL_OFFSET),
+        DURATION_SCALE,
+        CALL_OFFSET,
+        2.0 ** (CALL_OFFSET / 2**DURATION_SCALE),
+    )
+    return Histograms(duration, Layout(exponential_size_bounds(), SIZE_SCALE, SIZE_OFFSET, 0.0), call)
 
 
 def explicit(
@@ -134,4 +146,5 @@ def explicit(
     return Histograms(
         Layout(explicit_bounds(durations_s), edges=tuple(map(float, durations_s))),
         Layout(explicit_bounds(sizes, 1, SIZE_BOUNDS), edges=tuple(map(float, sizes))),
+        Layout(explicit_bounds(durations_s), edges=tuple(float(Decimal(repr(float(b))) * 1000) for b in durations_s)),
     )

@@ -16,8 +16,9 @@ import numpy as np
 
 from instrumenter.bpf.abi import RED_KEY, Direction, Flag
 from instrumenter.columns import Rows, distinct, key_words
+from instrumenter.conventions import convention
 from instrumenter.heads import Heads
-from instrumenter.model import Attributes, Exemplar, Value
+from instrumenter.model import Attributes, Exemplar
 from instrumenter.routes import Routes, printable
 from instrumenter.semantics import OTHER, Key, NameOptions, split_host
 
@@ -32,7 +33,7 @@ _SAMPLED: Final = int(Flag.SAMPLED)
 class _Moment(NamedTuple):
     """The latest exchange of a key that may be an exemplar."""
 
-    duration_ns: int
+    duration: float  # in the unit of its metric
     end_ns: int
     trace_id: bytes
     span_id: bytes
@@ -99,11 +100,11 @@ class Labels:
         return None if parsed is None else self._attributes(parsed, OTHER if parsed.route == 0 else None, "", -1)
 
     def exemplars(self, key: bytes) -> tuple[Exemplar, ...]:
-        """The latest exchange of a key that the filter lets through, if any; its value is the duration in seconds."""
+        """The latest exchange of a key that the filter lets through, if any; its value is the duration."""
         moment = self._exemplars.get(key)
         if moment is None:
             return ()
-        return (Exemplar(moment.duration_ns / 1e9, moment.end_ns, moment.trace_id, moment.span_id),)
+        return (Exemplar(moment.duration, moment.end_ns, moment.trace_id, moment.span_id),)
 
     def forget(self, key: bytes) -> None:
         """Drop what is known of a key, when its row leaves the metric map."""
@@ -118,25 +119,18 @@ class Labels:
             return  # what is missing here, the next exchange of the key brings
         if len(self._known) >= self._limit:
             self.forget(next(iter(self._known)))
-        route = self._routes.name(key.route, target) if key.route else OTHER
+        route = self._routes.name(key.route, target, convention(key.protocol).route) if key.route else OTHER
         host, port = split_host(printable(raw_host).encode())
         self._known[token] = self._attributes(key, route, host, port)
 
     def _attributes(self, key: Key, route: str | None, host: str, port: int) -> Attributes:
-        """Labels by the conventions for HTTP metrics.
+        """Labels by the conventions for HTTP and RPC metrics.
 
-        A folded key's route is `_OTHER`. Clients have url.template in place of http.route, which the conventions leave
-        to the instrumentation, and the server they called; servers' own addresses are not part of their key.
+        A folded key's route is `_OTHER`. Clients have the server they called; servers' own addresses are not part of
+        their key.
         """
         usual = 443 if key.tls else 80
-        attributes: dict[str, Value | None] = {
-            "error.type": key.error_type,
-            "http.request.method": key.method_name(self._options.methods),
-            "http.response.status_code": key.status or None,
-            "http.route" if key.is_server else "url.template": route,
-            "network.protocol.version": key.version,
-            "url.scheme": key.scheme,
-        }
+        attributes = convention(key.protocol).facts(key, route, self._options.methods)
         if host and not key.is_server and key.peer:
             attributes["server.address"] = host
             attributes["server.port"] = port if port >= 0 else usual
@@ -166,6 +160,7 @@ def _latest(x: Any, rows: Rows, group: Rows, groups: int) -> Rows:
 
 def _moment(record: Any, clock_offset_ns: int) -> _Moment:
     start, end = int(record["start_ns"]), int(record["end_ns"])
+    unit = convention(int(record["key"]["protocol"])).unit_ns
     return _Moment(
-        max(end - start, 0), end + clock_offset_ns, record["trace_id"].tobytes(), record["span_id"].tobytes()
+        max(end - start, 0) / unit, end + clock_offset_ns, record["trace_id"].tobytes(), record["span_id"].tobytes()
     )

@@ -25,7 +25,7 @@ class Loading:
         self._early = early
         self.sizes: Sizes = derive_sizes(machine_memory(), library().cpus, settings)
         spans = recording or bool(settings.exporters_of("traces"))
-        self._constants = kernel_settings(settings, make_histograms(settings), self.sizes, spans, os.getpid())
+        self.constants = kernel_settings(settings, make_histograms(settings), self.sizes, spans, os.getpid())
         self._attach = None if settings.ebpf.attach == "auto" else settings.ebpf.attach
         self._program: Program | None = None
         self._error: Exception | None = None
@@ -43,6 +43,6 @@ class Loading:
     def _run(self) -> None:
         try:
             trial = self._early.trial()
-            self._program = Program.load(self._constants, self.sizes.maps, self._attach, self._early.path, trial)
+            self._program = Program.load(self.constants, self.sizes.maps, self._attach, self._early.path, trial)
         except Exception as error:  # noqa: BLE001  for `result` to raise, in the main thread
             self._error = error

@@ -13,14 +13,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import DURATION_BUCKETS, SIZE_BUCKETS
+from instrumenter.conventions import Convention, convention
 from instrumenter.histogram import NS_PER_S, Histograms
-from instrumenter.instruments import INSTRUMENTS
 from instrumenter.model import (
     U64,
     Attributes,
@@ -80,12 +80,19 @@ _CHUNK: Final = 128
 Counted = tuple[int, float, ExponentialBuckets | ExplicitBuckets]  # a histogram: count, sum, buckets
 
 
+class Kind(NamedTuple):
+    """Which instruments a row fills."""
+
+    convention: Convention
+    direction: int
+
+
 @dataclass(slots=True)
 class _Series:
     """One time series of each of three instruments: all metric keys that fold to the same resource and attributes."""
 
     resource: Resource
-    direction: int
+    kind: Kind
     attributes: Attributes
     start_ns: int
     rows: dict[int, bytes] = field(default_factory=dict)  # row -> its key
@@ -116,7 +123,7 @@ class RedCollector:
         self._labels = labels
         self._services = services
         self._counters = counters
-        self._layouts = (histograms.duration, histograms.size, histograms.size)
+        self._histograms = histograms
         self._exited = exited
         self._grace_ns = grace_ns
         self._read_ns = started_ns
@@ -124,7 +131,7 @@ class RedCollector:
         self._table = RedTable()
         self._resources: dict[Resource, Resource] = {}
         self._resource_of: dict[int, Resource | None] = {}  # by svc
-        self._series: dict[tuple[Resource, int, Attributes], _Series] = {}
+        self._series: dict[tuple[Resource, Kind, Attributes], _Series] = {}
         self._series_of: dict[int, _Series] = {}  # by row
         self._first_ns: dict[int, int] = {}  # by row: no count is older
         self._exited_ns: dict[int, int] = {}  # by svc
@@ -187,9 +194,9 @@ class RedCollector:
             if series and (series.resource, series.attributes) == (resource, attributes):
                 continue
             self._leave(row)
-            direction = int(self._table.keys[row]["direction"])
-            if resource and attributes is not None and direction in INSTRUMENTS:
-                self._join(key, row, (resource, direction, attributes))
+            kind = self._kind(row)
+            if resource and attributes is not None and kind.direction in kind.convention.instruments:
+                self._join(key, row, (resource, kind, attributes))
             elif resource:
                 waiting += int(self._table.count[row])
         self._counters.add("exchanges.unlabelled", waiting - self._waiting)
@@ -218,7 +225,11 @@ class RedCollector:
                 moved.add(svc)
         return moved
 
-    def _join(self, key: bytes, row: int, identity: tuple[Resource, int, Attributes]) -> None:
+    def _kind(self, row: int) -> Kind:
+        key = self._table.keys[row]
+        return Kind(convention(int(key["protocol"])), int(key["direction"]))
+
+    def _join(self, key: bytes, row: int, identity: tuple[Resource, Kind, Attributes]) -> None:
         series = self._series.get(identity)
         if series is None:
             series = self._series[identity] = _Series(*identity, self._first_ns[row])
@@ -234,7 +245,7 @@ class RedCollector:
         del series.rows[row]
         series.counted = ()
         if not series.rows:
-            del self._series[series.resource, series.direction, series.attributes]
+            del self._series[series.resource, series.kind, series.attributes]
         elif keep:
             buckets = self._table.buckets([row])[0]
             series.gone = buckets if series.gone is None else series.gone + buckets
@@ -266,32 +277,38 @@ class RedCollector:
 
     def _count(self) -> None:
         """Compute the three histograms of every series that changed, a few at once."""
-        stale = [series for series in self._series.values() if not series.counted]
-        for at in range(0, len(stale), _CHUNK):
-            part = stale[at : at + _CHUNK]
-            firsts = [next(iter(series.rows)) for series in part]
-            buckets, sums = self._table.buckets(firsts), self._table.sums[firsts]
-            for i, series in enumerate(part):
-                others = list(series.rows)[1:]
-                if others:
-                    buckets[i] += self._table.buckets(others).sum(axis=0)
-                    sums[i] += self._table.sums[others].sum(axis=0)
-                if series.gone is not None:
-                    buckets[i] += series.gone
-                    sums[i] += series.gone_sums
-            histograms = [
-                zip(counts.sum(axis=1).tolist(), (sums[:, k] / unit).tolist(), layout.buckets(counts), strict=True)
-                for k, (layout, unit) in enumerate(zip(self._layouts, (NS_PER_S, 1, 1), strict=True))
-                for counts in (buckets[:, _PARTS[k]],)
-            ]
-            for series, counted in zip(part, zip(*histograms, strict=True), strict=True):
-                series.counted = counted
+        stale: dict[Convention, list[_Series]] = {}
+        for series in self._series.values():
+            if not series.counted:
+                stale.setdefault(series.kind.convention, []).append(series)
+        for said, several in stale.items():
+            for at in range(0, len(several), _CHUNK):
+                self._count_some(said, several[at : at + _CHUNK])
+
+    def _count_some(self, said: Convention, part: list[_Series]) -> None:
+        firsts = [next(iter(series.rows)) for series in part]
+        buckets, sums = self._table.buckets(firsts), self._table.sums[firsts]
+        for i, series in enumerate(part):
+            others = list(series.rows)[1:]
+            if others:
+                buckets[i] += self._table.buckets(others).sum(axis=0)
+                sums[i] += self._table.sums[others].sum(axis=0)
+            if series.gone is not None:
+                buckets[i] += series.gone
+                sums[i] += series.gone_sums
+        histograms = [
+            zip(counts.sum(axis=1).tolist(), (sums[:, k] / unit).tolist(), layout.buckets(counts), strict=True)
+            for k, (layout, unit) in enumerate(zip(said.layouts(self._histograms), (said.unit_ns, 1, 1), strict=True))
+            for counts in (buckets[:, _PARTS[k]],)
+        ]
+        for series, counted in zip(part, zip(*histograms, strict=True), strict=True):
+            series.counted = counted
 
     def _metrics(self, now_ns: int) -> list[Metric]:
         self._count()
-        points: dict[tuple[int, int], tuple[Resource, tuple[list[HistogramPoint], ...]]] = {}
+        points: dict[tuple[int, Kind], tuple[Resource, tuple[list[HistogramPoint], ...]]] = {}
         for series in self._series.values():
-            of = points.setdefault((id(series.resource), series.direction), (series.resource, ([], [], [])))[1]
+            of = points.setdefault((id(series.resource), series.kind), (series.resource, ([], [], [])))[1]
             exemplars: tuple[Exemplar, ...] = ()
             for key in series.rows.values():
                 exemplars += tuple(self._labels.exemplars(key))
@@ -301,6 +318,6 @@ class RedCollector:
                 exemplars = ()  # their values are durations
         return [
             Metric(resource, *instrument, "histogram", tuple(held))
-            for (_, direction), (resource, parts) in points.items()
-            for instrument, held in zip(INSTRUMENTS[direction], parts, strict=True)
+            for (_, kind), (resource, parts) in points.items()
+            for instrument, held in zip(kind.convention.instruments[kind.direction], parts, strict=True)
         ]

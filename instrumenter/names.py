@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from instrumenter.bpf.abi import Direction, Flag, Outcome
+from instrumenter.bpf.abi import Direction, Flag
 from instrumenter.columns import Bools, amounts
+from instrumenter.conventions import has_failed, messages, shows
 from instrumenter.describe import Describer
 from instrumenter.kinds import Kinds, KindShapes, ephemeral_ports, kinds
 from instrumenter.labels import Labels
@@ -38,7 +39,7 @@ __all__ = ["Labels", "NameOptions", "Namer"]
 
 # Plain numbers: an enum's arithmetic costs as much as NumPy's on a small batch.
 _FIRST, _SAMPLED = int(Flag.FIRST), int(Flag.SAMPLED)
-_SERVER, _CLIENT, _COMPLETE = int(Direction.SERVER), int(Direction.CLIENT), int(Outcome.COMPLETE)
+_SERVER, _CLIENT = int(Direction.SERVER), int(Direction.CLIENT)
 _UNTRIED: Final = 7
 _WIDEST_SIZE: Final = (1 << 63) - 1
 
@@ -159,9 +160,7 @@ class Namer:
         if self._options.slow_ns:
             rows &= (x["end_ns"] - x["start_ns"]) < self._options.slow_ns
         if self._options.keep_errors:
-            key = x["key"]
-            error = np.where(key["direction"] == _SERVER, 500, 400)
-            rows &= (key["status"] < error) & (key["outcome"] == _COMPLETE)
+            rows &= ~has_failed(x["key"])
         return rows
 
     def _count(self, name: str, x: Records) -> None:
@@ -176,9 +175,13 @@ class Namer:
         if bad_state.any():
             self._count("spans.tracestate_invalid", x[bad_state])
         ints = ephemeral_ports(x)
-        ints["http.request.body.size"] = _size(x["request_bytes"])
-        ints["http.response.body.size"] = np.where(x["first_ns"] == 0, np.int64(-1), _size(x["response_bytes"]))
         ints["stingless.ttfb_ns"] = time_to_first_byte(x)
+        protocol = x["key"]["protocol"]
+        ints |= _shown(protocol, "http.request.body.size", _size(x["request_bytes"]))
+        answered = np.where(x["first_ns"] == 0, np.int64(-1), _size(x["response_bytes"]))
+        ints |= _shown(protocol, "http.response.body.size", answered)
+        ints |= _shown(protocol, "stingless.rpc.request.messages", messages(x["request_messages"]))
+        ints |= _shown(protocol, "stingless.rpc.response.messages", messages(x["response_messages"]))
         return Spans(resources, shapes, resource, shape, *context(x, clock_offset_ns), ints, {}, state)
 
 
@@ -195,3 +198,11 @@ def _numbered(found: list[Resource]) -> tuple[list[Resource], I32]:
 
 def _size(size: U64) -> I64:
     return np.minimum(size, np.uint64(_WIDEST_SIZE)).astype(np.int64)
+
+
+def _shown(protocol: U8, name: str, column: I64) -> dict[str, I64]:
+    """The column, absent in rows that do not have it; nothing if no row has."""
+    rows = shows(protocol, name)
+    if rows is None or rows.all():
+        return {name: column}
+    return {name: np.where(rows, column, np.int64(-1))} if rows.any() else {}

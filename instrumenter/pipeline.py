@@ -22,6 +22,7 @@ from instrumenter.model import Metric, MetricExporter, Resource, SpanExporter
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
 from instrumenter.records import Exchanges, Records
+from instrumenter.streams import Streams
 from instrumenter.telemetry import LOSS_NAMES, SENTENCES, Counters
 
 log = logging.getLogger("stingless")
@@ -53,7 +54,9 @@ class Pipeline:
         labels: Labels,
         counters: Counters,
         exporters: Sequence[SpanExporter],
+        streams: Streams,
     ) -> None:
+        self._streams = streams
         self._services = services
         self._namer = namer
         self._labels = labels
@@ -73,7 +76,10 @@ class Pipeline:
                 handled = True
             if not handled:
                 self._counters.add("events.failed", len(records.events))
-        for whole in records.exchanges:
+        made: list[Exchanges] = []
+        with self._guard("frames of HTTP/2 connections could not be read"):
+            made = self._streams.take(records.frames, time.monotonic_ns())
+        for whole in (*records.exchanges, *made):
             for start in range(0, len(whole.x), BATCH_ROWS):
                 rows = slice(start, start + BATCH_ROWS)
                 self._exchanges(Exchanges(whole.x[rows], whole.text[rows]), records.clock_offset_ns)

@@ -9,6 +9,7 @@ the sizes of the records it holds (struct exchange_short, exchange_long and even
 are nanoseconds of the recording machine's CLOCK_MONOTONIC). Then come chunks until the end, each a CHUNK header {kind,
 number of records, bytes that follow, clock offset, time of the poll} and its payload:
   kind 1, 2, 3: the records as they lay in the ring; the chunks of one poll have the same time, its events come last;
+  kind 5: struct frames and their bytes as they lay in the ring, each behind the ring's header; count: bytes;
   kind 4: a JSON object of metadata, such as {"services": {"1": {...}}}; objects under the same key are merged.
 A reader skips kinds it does not know.
 """
@@ -32,7 +33,7 @@ from instrumenter.errors import CannotStart, StinglessError
 from instrumenter.records import Exchanges, Records, RecordSource, nothing
 
 MAGIC, VERSION = b"STINGREC", 1
-SHORT, LONG, EVENTS, METADATA = 1, 2, 3, 4
+SHORT, LONG, EVENTS, METADATA, FRAMES = 1, 2, 3, 4, 5
 RECORD = {SHORT: EXCHANGE_SHORT, LONG: EXCHANGE_LONG, EVENTS: EVENT}
 HEADER = np.dtype(
     [("magic", "S8"), ("version", "<u2"), ("header", "<u2"), ("short", "<u4"), ("long", "<u4"), ("event", "<u4")]
@@ -77,6 +78,9 @@ class Recorder:
         for exchanges in records.exchanges:
             rows = exchanges.records()
             parts += self._chunk(SHORT if rows.dtype == EXCHANGE_SHORT else LONG, rows, records.clock_offset_ns, now)
+        if records.frames:
+            head = (FRAMES, len(records.frames), len(records.frames), records.clock_offset_ns, now)
+            parts += [np.array(head, CHUNK).tobytes(), records.frames]
         if len(records.events):
             parts += self._chunk(EVENTS, np.ascontiguousarray(records.events), records.clock_offset_ns, now)
         if parts:
@@ -198,22 +202,25 @@ class FileSource:
         """(time of the poll, its batch)"""
         exchanges: list[Exchanges] = []
         events = np.empty(0, EVENT)
+        frames = b""
         current, offset = -1, 0
         for chunk in self._chunks():
-            record = RECORD.get(int(chunk["kind"]))
-            if record is None:
+            kind = int(chunk["kind"])
+            if kind not in (*RECORD, FRAMES):
                 continue
             if current not in (-1, int(chunk["time_ns"])):
-                yield current, Records(tuple(exchanges), events, offset)
-                exchanges, events = [], np.empty(0, EVENT)
+                yield current, Records(tuple(exchanges), events, offset, frames)
+                exchanges, events, frames = [], np.empty(0, EVENT), b""
             current, offset = int(chunk["time_ns"]), int(chunk["clock_offset_ns"])
-            rows = np.frombuffer(self._file.read(int(chunk["bytes"])), record)
-            if record is EVENT:
-                events = rows
+            raw = self._file.read(int(chunk["bytes"]))
+            if kind == FRAMES:
+                frames = raw
+            elif kind == EVENTS:
+                events = np.frombuffer(raw, EVENT)
             else:
-                exchanges.append(Exchanges.of(rows))
+                exchanges.append(Exchanges.of(np.frombuffer(raw, RECORD[kind])))
         if current != -1:
-            yield current, Records(tuple(exchanges), events, offset)
+            yield current, Records(tuple(exchanges), events, offset, frames)
 
     def poll(self, timeout_s: float) -> Records:
         """The next batch, when its time has come; an empty one after timeout_s or at the end."""

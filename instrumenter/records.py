@@ -40,15 +40,17 @@ class Records(NamedTuple):
     """What came up since the last poll. Events that came before any of the exchanges are in it or in one before it.
 
     exchanges: no empty ones. events: dtype abi.EVENT, (n,), in order. clock_offset_ns: nanoseconds of the epoch minus
-    nanoseconds of CLOCK_MONOTONIC, to be added to the records' times.
+    nanoseconds of CLOCK_MONOTONIC, to be added to the records' times. frames: struct frames and their bytes as they lay
+    in the ring, each behind the ring's own header.
     """
 
     exchanges: tuple[Exchanges, ...]
     events: NDArray[np.void]
     clock_offset_ns: int
+    frames: bytes = b""
 
     def __bool__(self) -> bool:
-        return bool(self.exchanges) or len(self.events) > 0
+        return bool(self.exchanges) or bool(self.frames) or len(self.events) > 0
 
 
 def nothing(clock_offset_ns: int) -> Records:

@@ -23,6 +23,7 @@ Digits are ASCII; hex digits of either case; lengths are of bytes as on the wire
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 MAX_SEGMENTS: Final = 16
@@ -89,10 +90,10 @@ class Routes:
         self._limit = limit
         self._known: dict[int, str] = {}
 
-    def name(self, route: int, target: bytes) -> str:
+    def name(self, route: int, target: bytes, make: Callable[[bytes], str] = template) -> str:
         known = self._known.get(route)
         if known is None:
             if len(self._known) >= self._limit:
                 self._known.clear()
-            known = self._known[route] = template(target)
+            known = self._known[route] = make(target)
         return known

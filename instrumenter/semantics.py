@@ -25,7 +25,13 @@ SENSITIVE: Final = frozenset({
     "api-key", "access_key", "password", "passwd", "pwd", "secret", "client_secret",
 })  # fmt: skip
 
-_VERSIONS: Final = {int(Protocol.HTTP_1_0): "1.0", int(Protocol.HTTP_1_1): "1.1"}
+GRPC_STATUS: Final = 1000  # red_key.status of a gRPC call: this and its grpc-status
+_VERSIONS: Final = {
+    int(Protocol.HTTP_1_0): "1.0",
+    int(Protocol.HTTP_1_1): "1.1",
+    int(Protocol.HTTP_2): "2",
+    int(Protocol.GRPC): "2",
+}
 _FAILURES: Final = {
     int(Outcome.PEER_CLOSED): "peer_closed",
     int(Outcome.RESET): "connection_reset",

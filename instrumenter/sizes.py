@@ -62,6 +62,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
     maps = MapSizes(
         exchanges=ring,
         long_exchanges=long_ring,
+        frames=ring,
         events=ring_size(256 * 1024 if small else 512 * 1024),
         procs=processes,
         conns=connections,

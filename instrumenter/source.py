@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instrumenter.bpf.abi import EVENT, EXCHANGE_LONG, EXCHANGE_SHORT
-from instrumenter.bpf.ring import Pages, Ring
+from instrumenter.bpf.ring import FramesRing, Pages, Ring
 from instrumenter.recording import FileSource as FileSource
 from instrumenter.recording import Recorder as Recorder
 from instrumenter.records import Exchanges as Exchanges
@@ -47,13 +47,20 @@ class RingSource:
     and with every event."""
 
     def __init__(
-        self, short: Pages, long: Pages, events: Pages, event_fd: int = -1, exchange_fds: Sequence[int] = ()
+        self,
+        short: Pages,
+        long: Pages,
+        events: Pages,
+        frames: Pages,
+        event_fd: int = -1,
+        exchange_fds: Sequence[int] = (),
     ) -> None:
         """`event_fd`, `exchange_fds`: the rings' maps, to be woken by; without them there is only the clock."""
         self._short = Ring("exchanges", short, EXCHANGE_SHORT, MAX_RECORDS, MAX_BYTES)
         self._long = Ring("long_exchanges", long, EXCHANGE_LONG, MAX_RECORDS, MAX_BYTES)
         self._events = Ring("events", events, EVENT, MAX_RECORDS, MAX_BYTES)
-        self._rings = (self._short, self._long, self._events)
+        self._frames = FramesRing("frames", frames, MAX_BYTES)
+        self._rings = (self._short, self._long, self._events, self._frames)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event_fd = event_fd
         self._epoll = select.epoll()
@@ -117,12 +124,16 @@ class RingSource:
             if self._closed:
                 return None
             found: tuple[Exchanges, ...] = ()
+            frames = b""
             if everything:
                 self._taken = now
                 found = tuple(Exchanges.of(r) for r in (self._short.read(), self._long.read()) if len(r))
+                frames = self._frames.read()
             events = self._events.read()
             self._more = any(r.more for r in self._rings)
-            return Records(found, events, clock_offset_ns()) if found or len(events) else None
+            if not (found or frames or len(events)):
+                return None
+            return Records(found, events, clock_offset_ns(), frames)
 
     def wake(self) -> None:
         if not self._closed:

@@ -44,6 +44,7 @@ LOSS_NAMES: Final[Mapping[int, str]] = {
     10: "return_missed",
     11: "series_folded",
     12: "unanswered_response",
+    13: "frames_full",
 }  # fmt: skip
 
 _KERNEL: Final[Mapping[str, str]] = {
@@ -58,6 +59,7 @@ _KERNEL: Final[Mapping[str, str]] = {
     "processes_full": "A process was not tracked because the map of processes was full.",
     "return_missed": "A return probe did not fire, so what one socket call moved was not seen.",
     "series_folded": "Not a loss: the exchange was counted under `other` because its service has too many metric keys.",
+    "frames_full": "Frames of an HTTP/2 connection found no room in the ring; what they said of it is unknown.",
     "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
 }
 
@@ -76,6 +78,13 @@ _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "exchanges.received": ("Exchanges read from the kernel's rings.", "{exchange}"),
     "exchanges.taught": ("Exchanges that came up only to teach labels; no span was asked of them.", "{exchange}"),
     "exchanges.unlabelled": ("Exchanges counted whose labels no record has taught yet: not exported.", "{exchange}"),
+    "http2.unanswered": ("HTTP/2 responses that ended whose request was not seen.", "{exchange}"),
+    "http2.undecodable": ("HTTP/2 field blocks that did not fit what was known of their encoder's table.", "{block}"),
+    "http2.nameless": ("HTTP/2 requests whose method or path is unknown.", "{exchange}"),
+    "http2.gaps": ("Times that frames of a half of an HTTP/2 connection passed unseen or were lost.", "{gap}"),
+    "http2.streams_evicted": ("HTTP/2 streams given up as their connection had too many.", "{exchange}"),
+    "http2.connections_evicted": ("HTTP/2 connections given up as there were too many.", "{connection}"),
+    "http2.unfollowed": ("Records of HTTP/2 connections that are followed no longer.", "{record}"),
     "events.received": ("Process events read from the kernel's ring.", "{event}"),
     "events.failed": ("Process events that met a fault of the agent.", "{event}"),
     "records.malformed": ("Exchanges that met a fault of the agent while it made spans of them.", "{exchange}"),

@@ -43,7 +43,10 @@ wanted() { # names of packages whose command or file is missing
 		wrk wrk
 		ab apache2-utils
 		curl curl
+		h2load nghttp2-client
+		nghttpd nghttp2-server
 		node nodejs
+		npm npm
 		go golang-go
 		$QEMU qemu-system-$QEMU_PACKAGE
 		depmod kmod

@@ -4,4 +4,5 @@ set -eu
 cd "$(dirname "$0")/.."
 scripts/kernels.sh
 scripts/go_toolchains.sh
+scripts/peers.sh
 exec .venv/bin/python -m pytest "$@" </dev/null

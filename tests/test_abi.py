@@ -5,7 +5,7 @@ against abi.h itself. No root, no compiler."""
 from __future__ import annotations
 
 import re
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from btf import Btf
 from instrumenter.bpf import abi
 from instrumenter.bpf.libbpf import OBJECTS
 
-HEADER = Path(__file__).resolve().parent.parent / "probes" / "include" / "abi.h"
+INCLUDE = Path(__file__).resolve().parent.parent / "probes" / "include"
+HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h")
 STRUCTS = {
     "red_key": abi.RED_KEY,
     "red": abi.RED,
@@ -25,11 +26,14 @@ STRUCTS = {
     "exchange_short": abi.EXCHANGE_SHORT,
     "exchange_long": abi.EXCHANGE_LONG,
     "event": abi.EVENT,
+    "frames": abi.FRAMES,
+    "endpoints": abi.ENDPOINTS,
+    "data_frame": abi.DATA_FRAME,
     "process": abi.PROCESS,
     "loss_key": abi.LOSS_KEY,
     "settings": abi.SETTINGS,
 }
-ENUMS: dict[str, tuple[str, type[IntEnum] | type[abi.Flag]]] = {
+ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "direction": ("DIRECTION_", abi.Direction),
     "protocol": ("PROTOCOL_", abi.Protocol),
     "outcome": ("OUTCOME_", abi.Outcome),
@@ -37,6 +41,8 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[abi.Flag]]] = {
     "event_kind": ("EVENT_", abi.EventKind),
     "loss": ("LOSS_", abi.Loss),
     "exchange_flag": ("FLAG_", abi.Flag),
+    "frames_kind": ("FRAMES_", abi.FramesKind),
+    "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),
 }
 
@@ -55,7 +61,7 @@ def layout(dtype: np.dtype[Any]) -> tuple[int, dict[str, tuple[int, int]]]:
 
 
 def without_comments() -> str:
-    return re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    return re.sub(r"/\*.*?\*/", "", "".join(header.read_text() for header in HEADERS), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

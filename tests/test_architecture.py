@@ -30,7 +30,8 @@ STAGES = ("source", "protocols", "traces", "names", "metrics", "agent", "cli")
 
 # The same within `protocols`: from the bytes to the exchange.
 PARTS = (
-    "http2_events", "http2_headers", "rpc", "http2_format", "http2_start", "http2_frames", "http2_streams", "http2",
+    "http2_events", "http2_table", "http2_headers", "rpc", "http2_format", "http2_start", "http2_frames",
+    "http2_streams", "http2", "http2_records", "http2_rows",
 )  # fmt: skip
 
 PYTHON_LINES = 330

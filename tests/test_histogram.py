@@ -38,7 +38,9 @@ def test_bounds_are_the_floors_of_the_boundaries() -> None:
 
 
 def test_tables_fit_the_kernels() -> None:
-    duration, size = exponential()
+    duration, size, call = exponential()
+    assert call.bounds[0] < 1_100
+    assert (np.diff(call.bounds.astype(np.int64)) > 0).all()
     assert duration.bounds.dtype == size.bounds.dtype == np.uint64
     assert (len(duration.bounds), len(size.bounds)) == (DURATION_BOUNDS, SIZE_BOUNDS)
     assert (np.diff(duration.bounds.astype(np.int64)) > 0).all()

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from instrumenter.account import closing_line, discrepancies
 from instrumenter.bpf.abi import EVENT, Flag, Loss
 from instrumenter.discovery.services import ServiceInfo
+from instrumenter.histogram import exponential
 from instrumenter.model import Resource, Spans
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
 from instrumenter.pipeline import BATCH_ROWS, Pipeline
 from instrumenter.records import Exchanges, Records
+from instrumenter.replay import Recorded
+from instrumenter.streams import Streams
 from instrumenter.telemetry import Counters, Seen, reconcile, tally
 
 
@@ -66,6 +69,10 @@ class Sink:
     def close(self, timeout_s: float) -> None: ...
 
 
+def streams(counters: Counters) -> Streams:
+    return Streams(Recorded.sampling(), exponential(), counters)
+
+
 FIRST, BOTH, SAMPLED = Flag.FIRST, Flag.FIRST | Flag.SAMPLED, Flag.SAMPLED
 ROWS = [(1, SAMPLED), (1, SAMPLED), (1, FIRST), (2, BOTH), (3, FIRST), (4, SAMPLED), (4, FIRST)]  # 4 is not selected
 ONLY_FIRST = [(1, FIRST), (2, FIRST), (4, FIRST)]  # as the kernel gives them without an exporter of spans
@@ -76,7 +83,7 @@ def run(
 ) -> tuple[Counters, Services, list[Sink]]:
     counters, services = Counters(), Services((1, 2, 3), faulty)
     sinks = [Sink(counters, name, broken=name == "broken") for name in exporters]
-    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, sinks)
+    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, sinks, streams(counters))
     for svc, flags in rows:
         batch = together([exchange(svc=svc, flags=flags)])
         pipeline.take(Records((batch,), np.empty(0, EVENT), 0))
@@ -131,7 +138,7 @@ def test_an_account_that_does_not_close_is_said() -> None:
 
 def test_events_that_fail_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     counters, services = Counters(), Services((1,), faulty=66)
-    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, ())
+    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, (), streams(counters))
     events = np.zeros(3, EVENT)
     pipeline.take(Records((), events, 0))
     events["tgid"] = 66
@@ -147,7 +154,7 @@ def test_batches_are_small_and_keep_no_records_alive(rows: int) -> None:
     whole = mix(min(rows, 64))
     again = np.resize(np.arange(len(whole.x)), rows)
     records = Exchanges(whole.x[again], whole.text[again]).records()
-    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, [sink])
+    pipeline = Pipeline(services, Namer(services, counters), Labels(), counters, [sink], streams(counters))
     pipeline.take(Records((Exchanges.of(records),), np.empty(0, EVENT), 0))
     assert sum(map(len, sink.taken)) == rows == counters.value("exchanges.received")
     assert max(map(len, sink.taken)) <= BATCH_ROWS

@@ -25,8 +25,8 @@ class Rings:
     """Three rings in memory and the source over them."""
 
     def __init__(self) -> None:
-        self.short, self.long, self.events = Kernel(16 * PAGE), Kernel(16 * PAGE), Kernel(16 * PAGE)
-        self.source = RingSource(self.short.pages, self.long.pages, self.events.pages)
+        self.short, self.long, self.events, self.frames = (Kernel(16 * PAGE) for _ in range(4))
+        self.source = RingSource(self.short.pages, self.long.pages, self.events.pages, self.frames.pages)
 
 
 def test_source_gives_both_kinds_of_exchanges_and_events() -> None:
@@ -58,7 +58,7 @@ def test_poll_with_a_backlog_does_not_wait() -> None:
     rings = Rings()
     kernel = Kernel(64 << 20)  # so large that its fill alone would not shorten the wait
     rings.source.close()
-    source = RingSource(kernel.pages, rings.long.pages, rings.events.pages)
+    source = RingSource(kernel.pages, rings.long.pages, rings.events.pages, rings.frames.pages)
     body = exchange(5).tobytes()
     kernel.submit(body for _ in range(18_000))  # more than one batch
     counts = [len(source.poll(5.0).exchanges[0].x)]
@@ -85,7 +85,7 @@ def test_exchanges_wait_for_more_but_events_do_not() -> None:
 
 def test_an_event_wakes_the_source_and_exchanges_still_wait() -> None:
     rings, woken = Rings(), os.eventfd(0)
-    source = RingSource(rings.short.pages, rings.long.pages, rings.events.pages, event_fd=woken)
+    source = RingSource(rings.short.pages, rings.long.pages, rings.events.pages, rings.frames.pages, event_fd=woken)
     assert not source.poll(0.0)
     rings.short.submit([exchange(1).tobytes()])
     rings.events.submit([event(1).tobytes(), event(2).tobytes()])
@@ -100,7 +100,9 @@ def test_an_event_wakes_the_source_and_exchanges_still_wait() -> None:
 
 def test_a_ring_that_fills_wakes_the_source() -> None:
     rings, woken = Rings(), os.eventfd(0)
-    source = RingSource(rings.short.pages, rings.long.pages, rings.events.pages, exchange_fds=(woken,))
+    source = RingSource(
+        rings.short.pages, rings.long.pages, rings.events.pages, rings.frames.pages, exchange_fds=(woken,)
+    )
     took = []
     for number in range(8):
         rings.short.submit([exchange(number).tobytes()])

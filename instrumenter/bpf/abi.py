@@ -20,6 +20,8 @@ METHOD_MAX = 32
 HOST_MAX = 128
 AGENT_MAX = 128
 STATE_MAX = 256
+FRAME_KEPT = 65536
+SETTINGS_KEPT = 240
 DURATION_BOUNDS = 256
 DURATION_BUCKETS = 264
 SIZE_BOUNDS = 96
@@ -40,6 +42,8 @@ class Protocol(IntEnum):
     UNKNOWN = 0
     HTTP_1_0 = 1
     HTTP_1_1 = 2
+    HTTP_2 = 3  # this and those below are made by Python
+    GRPC = 4  # status: 1000 + grpc-status; below: the HTTP status of a call without one
 
 
 class Outcome(IntEnum):
@@ -83,6 +87,7 @@ class Loss(IntEnum):
     RETURN_MISSED = 10
     SERIES_FOLDED = 11
     UNANSWERED_RESPONSE = 12
+    FRAMES_FULL = 13
     MAX = 16
 
 
@@ -98,6 +103,24 @@ class Flag(IntFlag):
     SAMPLED = 64
     FOLDED = 128
     IPV6 = 256
+
+
+class FramesKind(IntEnum):
+    """What a record of the `frames` ring is."""
+
+    NONE = 0
+    BEGIN = 1
+    BYTES = 2
+    END = 3
+    UPGRADE = 4
+
+
+class FramesFlag(IntFlag):
+    """frames.flags"""
+
+    JOINED = 1
+    GAP = 2
+    TLS = 4
 
 
 class Sampler(IntEnum):
@@ -156,6 +179,8 @@ EXCHANGE = _struct(
     ("tgid", "<u4"),
     ("tid", "<u4"),
     ("target_full", "<u4"),
+    ("request_messages", "<u4"),
+    ("response_messages", "<u4"),
     ("flags", "<u2"),
     ("target_len", "<u2"),
     ("method_len", "u1"),
@@ -172,6 +197,34 @@ EXCHANGE = _struct(
 
 EXCHANGE_SHORT = _struct(("x", EXCHANGE), ("text", "u1", (TEXT_SHORT,)))
 EXCHANGE_LONG = _struct(("x", EXCHANGE), ("text", "u1", (TEXT_LONG,)))
+
+# Of variable size in the ring: this and `len` bytes.
+FRAMES = _struct(
+    ("connection", "<u8"),
+    ("time_ns", "<u8"),
+    ("number", "<u4"),
+    ("svc", "<u4"),
+    ("tgid", "<u4"),
+    ("tid", "<u4"),
+    ("len", "<u2"),
+    ("rest", "<u2"),
+    ("kind", "u1"),
+    ("flags", "u1"),
+    ("half", "u1"),
+    ("direction", "u1"),
+    ("outcome", "u1"),
+    ("pad", "u1", (7,)),
+)
+
+ENDPOINTS = _struct(
+    ("local_addr", "u1", (16,)),
+    ("remote_addr", "u1", (16,)),
+    ("local_port", "<u2"),
+    ("remote_port", "<u2"),
+    ("flags", "<u4"),
+)
+
+DATA_FRAME = _struct(("before", "<u4"), ("after", "<u4"), ("messages", "<u2"), ("unknown", "u1"), ("padding", "u1"))
 
 EVENT = _struct(
     ("time_ns", "<u8"),

@@ -42,6 +42,7 @@ class MapSizes:
 
     exchanges: int = 4 << 20
     long_exchanges: int = 1 << 20
+    frames: int = 1 << 20
     events: int = 256 << 10
     procs: int = 32_768
     conns: int = 65_536
@@ -146,7 +147,7 @@ class Program:
     def source(self) -> RingSource:
         """The rings' only reader; to be closed before this."""
         atomics, pages, fds = Atomics(), [], []
-        for name in ("exchanges", "long_exchanges", "events"):
+        for name in ("exchanges", "long_exchanges", "events", "frames"):
             at = self._object.map(name)
             fd = self._lib.call(f"ring {name}", self._lib.c.bpf_map__fd(at))
             try:
@@ -154,8 +155,8 @@ class Program:
             except OSError as error:
                 raise CannotStart(f"cannot map the ring {name}: {error.strerror}; lower the rings' sizes") from error
             fds.append(fd)
-        short, long, events = pages
-        return RingSource(short, long, events, fds[2], fds[:2])
+        short, long, events, frames = pages
+        return RingSource(short, long, events, frames, fds[2], (fds[0], fds[1], fds[3]))
 
     def processes(self) -> dict[int, tuple[int, int]]:
         """tgid -> (svc, verdict)"""

@@ -37,6 +37,7 @@ from instrumenter.errors import CannotStart, StinglessError
 BUSY, DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)
 LENGTH = np.uint32(0x3FFF_FFFF)
 HEADER = 8
+_BUSY, _LENGTH = int(BUSY), int(LENGTH)
 _ACQUIRE, _RELEASE = 2, 3  # __ATOMIC_ACQUIRE, __ATOMIC_RELEASE
 
 
@@ -217,6 +218,50 @@ class Ring:
     def _rows(self, copy: NDArray[np.uint8], place: int) -> None:
         if len(copy):
             copy[:] = np.ndarray(copy.shape, np.uint8, self._pages.data, place, (self.stride, 1))
+
+    def close(self) -> None:
+        self._pages.close()
+
+
+class FramesRing:
+    """Records of any size, left as they lie: each behind its header, from multiples of 8 on. One consumer."""
+
+    def __init__(self, name: str, pages: Pages, max_bytes: int) -> None:
+        self.name, self._pages, self._most = name, pages, max_bytes
+        self.fill = 0.0
+        self.more = False
+
+    @property
+    def mapped_bytes(self) -> int:
+        return self._pages.mapped_bytes
+
+    def read(self) -> bytes:
+        """The next finished records, copied; their places are given back."""
+        start = self._pages.consumed()
+        waiting = self._pages.produced() - start
+        self.fill, self.more = waiting / self._pages.size, False
+        size = self._finished(start, waiting) if waiting else 0
+        if not size:
+            return b""
+        self._pages.fence()
+        first = start & (self._pages.size - 1)
+        head = min(size, self._pages.size - first)
+        copy = self._pages.data[first : first + head].tobytes() + self._pages.data[: size - head].tobytes()
+        self._pages.release(start + size)
+        return copy
+
+    def _finished(self, start: int, waiting: int) -> int:
+        """Bytes of records up to the first that is busy, at most about `max_bytes`."""
+        words, mask, at = self._pages.words, self._pages.size - 1, 0
+        while at < waiting:
+            if at >= self._most:
+                self.more = True
+                break
+            head = int(words[(start + at & mask) >> 2])
+            if head & _BUSY:
+                break
+            at += HEADER + ((head & _LENGTH) + 7 & ~7)
+        return at
 
     def close(self) -> None:
         self._pages.close()

@@ -31,8 +31,18 @@ from instrumenter.protocols.http2_events import (
     TableSize,
     Upgrade,
 )
-from instrumenter.protocols.http2_headers import Field, FieldDecoder, FieldList
-from instrumenter.protocols.http2_streams import REQUEST_FIELDS, RESPONSE_FIELDS, Exchange, Request, Stream
+from instrumenter.protocols.http2_headers import FieldDecoder, FieldList
+from instrumenter.protocols.http2_streams import (
+    NOWHERE,
+    REQUEST_FIELDS,
+    RESPONSE_FIELDS,
+    Exchange,
+    Framed,
+    Origin,
+    Request,
+    Stream,
+)
+from instrumenter.protocols.http2_table import Field
 
 MAX_STREAMS: Final = 1024  # of a connection; peers commonly allow each other 100 to 256
 MAX_CONNECTIONS: Final = 4096
@@ -42,7 +52,7 @@ _REFUSED_STREAM: Final = 0x7
 
 @dataclass(slots=True)
 class Counts:
-    """What happened on all connections that share it."""
+    """What happened on all connections that share it; the same names in instrumenter/telemetry.py."""
 
     exchanges: int = 0
     unanswered: int = 0  # responses that ended whose request was not seen
@@ -52,6 +62,7 @@ class Counts:
     not_http2: int = 0
     streams_evicted: int = 0
     connections_evicted: int = 0
+    unfollowed: int = 0  # records of connections that had to go
 
 
 class Connection:
@@ -68,6 +79,7 @@ class Connection:
         self.direction = direction
         self.counts = counts if counts is not None else Counts()
         self.is_http2 = True
+        self.origin: Origin = NOWHERE  # of what is handed in next
         self._decoders = (
             FieldDecoder(REQUEST_FIELDS, joined=joined), FieldDecoder(RESPONSE_FIELDS, joined=joined),
         )  # fmt: skip
@@ -87,22 +99,25 @@ class Connection:
         """begin_ns, end_ns: when the event's first and last byte passed."""
         if self.is_http2:
             _HANDLERS[type(event)](self, half, event, begin_ns, end_ns)
-        return self._take()
+        return self.take()
 
     def close(self, outcome: Outcome, time_ns: int) -> list[Exchange]:
         """The connection ended as `outcome` says (PEER_CLOSED, RESET, LOCAL_CLOSED)."""
         for stream in list(self._open.values()):
             self._give_up(stream, Outcome.UNREADABLE if stream.is_lost else outcome, time_ns)
-        return self._take()
+        return self.take()
 
     def expire(self, before_ns: int) -> list[Exchange]:
         """Ends streams whose end may have passed unseen in a gap, and of which nothing was heard since."""
         for stream in list(self._open.values()):
             if stream.is_lost and stream.last_ns < before_ns:
                 self._give_up(stream, Outcome.UNREADABLE, stream.last_ns)
-        return self._take()
+        return self.take()
 
-    def _take(self) -> list[Exchange]:
+    def take(self) -> list[Exchange]:
+        """What has finished since the last time."""
+        if not self._done:
+            return self._done
         done, self._done = self._done, []
         return done
 
@@ -129,24 +144,28 @@ class Connection:
         self.counts.undecodable += decoder.failed - failed
         return fields
 
-    def _headers(self, half: Half, event: Headers, begin_ns: int, end_ns: int) -> None:
-        fields = self._decode(half, event.block, event.cut)
-        stream = self._open.get(event.stream)
-        if stream is None and half is Half.REQUEST and self._is_request(event, fields):
-            stream = self._begin(event.stream, Request.of(fields), begin_ns)
-        elif stream is not None and half is Half.RESPONSE:
-            stream.respond(fields, begin_ns, event.end_stream)
+    def headers(
+        self, half: Half, number: int, block: bytes, end_stream: bool, cut: bool, begin_ns: int, end_ns: int
+    ) -> None:
+        """As `Headers` says; what came of it is in `take`."""
+        fields = self._decode(half, block, cut)
+        stream = self._open.get(number)
+        if half is Half.REQUEST:
+            if stream is None and self._is_request(number, end_stream, fields):
+                self._begin(number, Request.of(fields), begin_ns)
+        elif stream is not None:
+            stream.respond(fields, begin_ns, end_stream)
             if stream.is_tunnel:
-                self._recent.append(stream.number)
+                self._recent.append(number)
                 self._finish(stream, Outcome.COMPLETE, end_ns)
                 return
-        self._passed(half, event.stream, event.end_stream, end_ns)
+        self._passed(half, number, end_stream, end_ns)
 
-    def _is_request(self, event: Headers, fields: FieldList) -> bool:
+    def _is_request(self, number: int, end_stream: bool, fields: FieldList) -> bool:
         """Whether a block of a stream that does not run begins one; else it is the trailers of an unseen request."""
-        if event.stream % 2 == 0 or event.stream <= self._highest:
+        if number % 2 == 0 or number <= self._highest:
             return False
-        return not self._unsure or fields.has_pseudo or not event.end_stream
+        return not self._unsure or fields.has_pseudo or not end_stream
 
     def _begin(self, number: int, request: Request, begin_ns: int) -> Stream:
         if len(self._open) >= self._max_streams:
@@ -155,7 +174,7 @@ class Connection:
             self._give_up(oldest, Outcome.UNREADABLE, begin_ns)
         self.counts.nameless += not (isinstance(request.method, bytes) and isinstance(request.path, bytes))
         self._highest = number
-        stream = self._open[number] = Stream(number, begin_ns, request, begin_ns)
+        stream = self._open[number] = Stream(number, begin_ns, request, begin_ns, origin=self.origin)
         return stream
 
     def _passed(self, half: Half, number: int, end_stream: bool, time_ns: int) -> None:
@@ -173,38 +192,49 @@ class Connection:
         elif number > self._last_allowed:
             self._give_up(stream, Outcome.RESET, time_ns, _REFUSED_STREAM)
 
+    def data(self, half: Half, number: int, framed: Framed, end_stream: bool, end_ns: int) -> None:
+        """A DATA frame, once its last byte has passed."""
+        stream = self._open.get(number)
+        if stream is not None:
+            stream.bodies[half].add_frame(framed)
+        self._passed(half, number, end_stream, end_ns)
+
     def _data(self, half: Half, event: Data, _: int, end_ns: int) -> None:
         stream = self._open.get(event.stream)
         if stream is not None:
             stream.bodies[half].add(event.size, event.messages)
         self._passed(half, event.stream, event.end_stream, end_ns)
 
-    def _promise(self, half: Half, event: Promise, _: int, __: int) -> None:
-        self._decode(half, event.block, event.cut)
+    def promise(self, half: Half, block: bytes, cut: bool) -> None:
+        """PUSH_PROMISE: its block moves the half's table."""
+        self._decode(half, block, cut)
 
-    def _reset(self, _: Half, event: Reset, __: int, end_ns: int) -> None:
-        stream = self._open.get(event.stream)
+    def reset(self, number: int, code: int, end_ns: int) -> None:
+        """RST_STREAM, of either half."""
+        stream = self._open.get(number)
         if stream is not None:
-            self._give_up(stream, Outcome.RESET, end_ns, event.code)
+            self._give_up(stream, Outcome.RESET, end_ns, code)
 
-    def _go_away(self, half: Half, event: GoAway, _: int, end_ns: int) -> None:
+    def go_away(self, half: Half, last_stream: int, end_ns: int) -> None:
         """The server will not look at streams above the last (RFC 9113, 6.8); a client's is about pushed ones."""
         if half is Half.REQUEST:
             return
-        self._last_allowed = min(self._last_allowed, event.last_stream)
+        self._last_allowed = min(self._last_allowed, last_stream)
         for stream in [s for s in self._open.values() if s.number > self._last_allowed]:
             self._give_up(stream, Outcome.RESET, end_ns, _REFUSED_STREAM)
 
-    def _table_size(self, half: Half, event: TableSize, _: int, __: int) -> None:
-        self._decoders[half.other].limit(event.size)
+    def table_size(self, half: Half, size: int) -> None:
+        """SETTINGS_HEADER_TABLE_SIZE as this half announces it."""
+        self._decoders[half.other].limit(size)
 
-    def _upgrade(self, half: Half, event: Upgrade, begin_ns: int, end_ns: int) -> None:
+    def upgrade(self, request: Request, body: int, begin_ns: int, end_ns: int) -> None:
         """The request that asked for HTTP/2 is stream 1, and is over (RFC 7540, 3.2)."""
-        if half is Half.REQUEST and not self._highest:
-            self._begin(1, Request.of(_http1_fields(event.head)), begin_ns).bodies[half].add(event.body, 0)
-            self._passed(half, 1, True, end_ns)
+        if not self._highest:
+            self._begin(1, request, begin_ns).bodies[Half.REQUEST].add(body, 0)
+            self._passed(Half.REQUEST, 1, True, end_ns)
 
-    def _gap(self, half: Half, _: Gap, __: int, ___: int) -> None:
+    def gap(self, half: Half) -> None:
+        """Frames of a half passed unseen, nobody knows which."""
         self.counts.gaps += 1
         self._decoders[half].forget()
         self._unsure |= half is Half.REQUEST
@@ -221,14 +251,14 @@ class Connection:
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Connection, Half, Any, int, int], None]]] = {
-    Headers: Connection._headers,
+    Headers: lambda c, half, e, begin, end: c.headers(half, e.stream, e.block, e.end_stream, e.cut, begin, end),
     Data: Connection._data,
-    Promise: Connection._promise,
-    Reset: Connection._reset,
-    GoAway: Connection._go_away,
-    TableSize: Connection._table_size,
-    Upgrade: Connection._upgrade,
-    Gap: Connection._gap,
+    Promise: lambda c, half, e, _, __: c.promise(half, e.block, e.cut),
+    Reset: lambda c, _, e, __, end: c.reset(e.stream, e.code, end),
+    GoAway: lambda c, half, e, _, end: c.go_away(half, e.last_stream, end),
+    TableSize: lambda c, half, e, _, __: c.table_size(half, e.size),
+    Upgrade: lambda c, _, e, begin, end: c.upgrade(Request.of(_http1_fields(e.head)), e.body, begin, end),
+    Gap: lambda c, half, _, __, ___: c.gap(half),
     NotHttp2: Connection._not_http2,
 }
 

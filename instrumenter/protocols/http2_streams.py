@@ -38,6 +38,14 @@ class Request(NamedTuple):
 
     @classmethod
     def of(cls, fields: FieldList) -> Request:
+        """The same for the same list."""
+        if fields.made is None:
+            fields.made = cls._of(fields)
+        made: Request = fields.made
+        return made
+
+    @classmethod
+    def _of(cls, fields: FieldList) -> Request:
         get = fields.get
         path, authority = get(b":path"), get(b":authority")
         state = fields.joined(b"tracestate")
@@ -49,6 +57,41 @@ class Request(NamedTuple):
             None if isinstance(state, bytes) and len(state) > STATE_MAX else state,
             _cut(get(b"content-type"), _SHORT),
         )  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """What is wanted of a response's block, whichever it is."""
+
+    status: int | Unknown | None
+    content_type: Value
+    grpc_status: Value
+
+    @classmethod
+    def of(cls, block: FieldList) -> Answer:
+        get = block.get
+        return cls(_status(get(b":status")), _cut(get(b"content-type"), _SHORT), _cut(get(b"grpc-status"), _SHORT))
+
+
+class Framed(NamedTuple):
+    """A DATA frame's body, and the gRPC messages in it, if it is that: struct data_frame of probes/include/abi.h."""
+
+    size: int
+    before: int
+    after: int
+    messages: int
+    unknown: bool
+
+
+class Origin(NamedTuple):
+    """Where a request was read or written: service number, process, thread, TCP sequence number of its first byte."""
+
+    svc: int
+    tgid: int
+    tid: int
+    seq: int
+
+
+NOWHERE: Final = Origin(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +118,7 @@ class Exchange:
     response_messages: int | None
     partial: bool
     reset_code: int | None
+    origin: Origin = NOWHERE
 
     @property
     def grpc(self) -> bool | Unknown:
@@ -94,6 +138,19 @@ class Body:
 
     size: int = 0
     messages: int | None = 0
+
+    left: int = 0  # of a gRPC message, still to come
+
+    def add_frame(self, framed: Framed) -> None:
+        """Whoever walks the frames knows only the last stream's messages; here every stream's are known."""
+        self.size += framed.size
+        if self.left >= framed.size:  # nothing but the rest of a message
+            self.left -= framed.size
+        elif framed.unknown or framed.before != self.left or self.messages is None:
+            self.messages, self.left = None, 0
+        else:
+            self.messages += framed.messages
+            self.left = framed.after
 
     def add(self, size: int, messages: int | None) -> None:
         self.size += size
@@ -117,9 +174,11 @@ class Stream:
     bodies: tuple[Body, Body] = field(default_factory=lambda: (Body(), Body()))
     request_lost: bool = False  # events of the half were lost while it ran
     response_lost: bool = False
+    origin: Origin = NOWHERE
 
     def miss(self, half: Half) -> None:
         """Events of a half were lost."""
+        self.bodies[half].messages = None
         if half is Half.REQUEST:
             self.request_lost = True
             return
@@ -130,15 +189,17 @@ class Stream:
 
     def respond(self, block: FieldList, begin_ns: int, end_stream: bool) -> None:
         """A block of the response: interim, head, trailers, or head and trailers in one (gRPC's trailers-only)."""
-        status = _status(block.get(b":status"))
+        if block.made is None:
+            block.made = Answer.of(block)
+        answer: Answer = block.made
+        status = answer.status
         if isinstance(status, int) and status < 200 and not end_stream:
             return
         if self._is_head(status, end_stream):
             self.status, self.first_ns = status, begin_ns
-            self.response_type = _cut(block.get(b"content-type"), _SHORT)
-        found = block.get(b"grpc-status")
-        if found is not None or (end_stream and isinstance(self.grpc_status, Unknown)):
-            self.grpc_status = _cut(found, _SHORT)
+            self.response_type = answer.content_type
+        if answer.grpc_status is not None or (end_stream and isinstance(self.grpc_status, Unknown)):
+            self.grpc_status = answer.grpc_status
 
     def _is_head(self, status: int | Unknown | None, end_stream: bool) -> bool:
         if status is None or isinstance(self.status, int):
@@ -173,7 +234,7 @@ class Stream:
         return Exchange(
             self.number, direction, outcome, self.start_ns, self.first_ns, max(end_ns, self.start_ns), self.request,
             self.status, self.response_type, self.grpc_status, sent.size, received.size, sent.messages,
-            received.messages, self.is_lost, reset_code,
+            received.messages, self.is_lost, reset_code, self.origin,
         )  # fmt: skip
 
 

@@ -24,6 +24,8 @@
 #define SIZE_BUCKETS 104
 #define KNOWN_METHODS 32     /* places in the table of methods that metrics name */
 
+#include "abi_frames.h"
+
 enum direction {
 	DIRECTION_UNKNOWN = 0,
 	DIRECTION_SERVER = 1, /* the watched process received the request */
@@ -34,6 +36,8 @@ enum protocol {
 	PROTOCOL_UNKNOWN = 0,
 	PROTOCOL_HTTP_1_0 = 1,
 	PROTOCOL_HTTP_1_1 = 2,
+	PROTOCOL_HTTP_2 = 3, /* this and those below: made by Python, of what the `frames` ring holds */
+	PROTOCOL_GRPC = 4,   /* status: 1000 + grpc-status; below: the HTTP status of a call without one */
 };
 
 /* How an exchange ended. Everything but COMPLETE leaves the response partial or missing. */
@@ -75,6 +79,7 @@ enum loss {
 	LOSS_RETURN_MISSED = 10,   /* a return probe did not fire */
 	LOSS_SERIES_FOLDED = 11,   /* not a loss: an exchange counted under `other`, its service has too many keys */
 	LOSS_UNANSWERED_RESPONSE = 12, /* a response whose request was not seen (attached mid-exchange) */
+	LOSS_FRAMES_FULL = 13,     /* frames of an HTTP/2 connection found no room in the ring */
 	LOSS_MAX = 16,
 };
 
@@ -144,6 +149,8 @@ struct exchange {
 	unsigned int tgid;          /* process that received or sent the request */
 	unsigned int tid;
 	unsigned int target_full;   /* length of the target on the wire */
+	unsigned int request_messages;  /* of gRPC, plus 1; 0: not counted */
+	unsigned int response_messages;
 	unsigned short flags;       /* enum exchange_flag */
 	unsigned short target_len;
 	unsigned char method_len;

@@ -107,6 +107,24 @@ static __always_inline long fill(struct scratch *s, struct conn *c, struct half 
 	return 0;
 }
 
+/* The line that an HTTP/2 client begins with (RFC 9113, 3.4). */
+static __always_inline bool is_preface(struct scratch *s)
+{
+	return !s->op.response && word_at(s->win) == WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') &&
+	       word_at(s->win + 8) == WORD('T', 'P', '/', '2', '.', '0', '\r', '\n');
+}
+
+/* What was outstanding before cannot be: an HTTP/2 connection begins with its preface. */
+static __always_inline long begin_http2(struct scratch *s, struct conn *c, struct half *h)
+{
+	if (c->begun != c->answered)
+		return refuse_head(s, c, LOSS_MALFORMED);
+	if (h->carried)
+		drop_carry(c, HALF_REQUEST);
+	speak_http2(s, c, s->op.pos + (s64)(s32)(s->head.seq - s->op.seq) + PREFACE_LEN, c->half[HALF_RESPONSE].next);
+	return 0;
+}
+
 /* All lines in the window are taken. */
 static __always_inline long end_lines(struct scratch *s, struct conn *c, struct half *h)
 {
@@ -116,7 +134,7 @@ static __always_inline long end_lines(struct scratch *s, struct conn *c, struct 
 		keep_rest(s);
 	}
 	if (s->head.bad)
-		return refuse_head(s, c, LOSS_MALFORMED);
+		return is_preface(s) ? begin_http2(s, c, h) : refuse_head(s, c, LOSS_MALFORMED);
 	if (!s->head.done) {
 		s->mode = MODE_FILL;
 		return 0;

@@ -104,7 +104,9 @@ static __always_inline bool ends_chunked(struct scratch *s, u32 at, u32 n)
 }
 
 /* What a field line is about, by its first bytes in lower case; 0: nothing of interest. */
-enum field { FIELD_NONE, FIELD_HOST, FIELD_LENGTH, FIELD_CODING, FIELD_AGENT, FIELD_PARENT, FIELD_STATE };
+enum field {
+	FIELD_NONE, FIELD_HOST, FIELD_LENGTH, FIELD_CODING, FIELD_AGENT, FIELD_PARENT, FIELD_STATE, FIELD_UPGRADE,
+};
 
 static __always_inline u32 field_of(u64 name)
 {
@@ -119,6 +121,8 @@ static __always_inline u32 field_of(u64 name)
 		return FIELD_PARENT;
 	case WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a'):
 		return FIELD_STATE;
+	case WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':'):
+		return FIELD_UPGRADE;
 	}
 	return (name & 0xffffffffffULL) == WORD('h', 'o', 's', 't', ':', 0, 0, 0) ? FIELD_HOST : FIELD_NONE;
 }
@@ -139,6 +143,8 @@ static __always_inline u32 name_length(u32 field, u64 more, u64 third)
 		return (more & 0xffffffff) == WORD('e', 'n', 't', ':', 0, 0, 0, 0) ? 12 : 0;
 	case FIELD_STATE:
 		return (more & 0xffffff) == WORD('t', 'e', ':', 0, 0, 0, 0, 0) ? 11 : 0;
+	case FIELD_UPGRADE:
+		return 8;
 	}
 	return 0;
 }
@@ -186,6 +192,8 @@ __noinline int header_line(struct scratch *s, u32 at, u32 end)
 		read_length(s, value, n);
 	else if (field == FIELD_CODING)
 		s->head.chunked = ends_chunked(s, value, n);
+	else if (field == FIELD_UPGRADE)
+		s->head.h2c = n == 3 && ((word_at(win_at(s, value)) | LOWER) & 0xffffff) == WORD('h', '2', 'c', 0, 0, 0, 0, 0);
 	else if (!s->head.is_response)
 		request_field(s, field, value, n);
 	return 0;

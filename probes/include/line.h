@@ -11,8 +11,8 @@
 #define STATUS_LEN 12 /* HTTP-version SP status-code */
 /* Bit c & 31 of what a line that matters begins with: the letters of the fields in field_of(), in either case; CR and LF. */
 #define LINE_END (1U << '\r' | 1U << '\n')
-#define RESPONSE_LINES (LINE_END | 1U << ('c' & 31) | 1U << ('t' & 31))
-#define REQUEST_LINES (RESPONSE_LINES | 1U << ('h' & 31) | 1U << ('u' & 31))
+#define RESPONSE_LINES (LINE_END | 1U << ('c' & 31) | 1U << ('t' & 31) | 1U << ('u' & 31))
+#define REQUEST_LINES (RESPONSE_LINES | 1U << ('h' & 31))
 #define WIN_MAX (WINDOW + CARRY_MAX) /* an index into win may be up to this */
 
 static __always_inline bool is_tchar(u8 c) /* RFC 9110, 5.6.2 */

@@ -9,13 +9,16 @@
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
-#include "state.h"
+#include "scratch.h"
 
 const volatile struct settings settings SEC(".rodata");
 
 /* Never read: so that the object's BTF describes what is only ever in a ring (tests/test_abi.py). */
 const struct event *const volatile abi_event SEC(".rodata");
 const struct exchange_long *const volatile abi_exchange_long SEC(".rodata");
+const struct frames *const volatile abi_frames SEC(".rodata");
+const struct endpoints *const volatile abi_endpoints SEC(".rodata");
+const struct data_frame *const volatile abi_data_frame SEC(".rodata");
 
 /* Inserted by exec, fork and the first socket call of an unknown process, and by Python for those running before;
  * read at every watched hook; deleted at exit of the process's last thread. */
@@ -205,5 +208,10 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} frames SEC(".maps");
 
 #endif

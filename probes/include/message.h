@@ -3,7 +3,9 @@
 #ifndef STINGLESS_MESSAGE_H
 #define STINGLESS_MESSAGE_H
 
-#include "exchange.h"
+#include "frames.h"
+
+#define PREFACE_LEN 24
 
 static __always_inline u64 half_position(struct half *h, u32 seq)
 {
@@ -143,6 +145,37 @@ static __always_inline void start_body(struct scratch *s, struct conn *c, struct
 		end_message(s, c, h);
 }
 
+static __always_inline void start_frames(struct half *h, u64 next, u8 phase)
+{
+	h->next = next;
+	h->phase = phase;
+	h->line = h->gap = 0;
+	h->frame = h->message_stream = h->message_left = h->records = h->keep = 0;
+}
+
+/* From here on the connection is of HTTP/2: where each half's first frame begins. The rest of the call is not HTTP/1. */
+static __always_inline void speak_http2(struct scratch *s, struct conn *c, u64 request, u64 response)
+{
+	start_frames(&c->half[HALF_REQUEST], request, PHASE_FRAME);
+	start_frames(&c->half[HALF_RESPONSE], response, PHASE_FRAME);
+	c->kind = KIND_HTTP2;
+	s->mode = MODE_OVER;
+}
+
+/* 101 with `Upgrade: h2c` (RFC 7540, 3.2): the request goes up as it is; behind it the client sends its preface. */
+static __always_inline bool upgrade_http2(struct scratch *s, struct conn *c)
+{
+	struct half *request = &c->half[HALF_REQUEST];
+
+	if (c->begun != c->answered + 1 || c->slot_of != c->begun || request->phase > PHASE_BODY)
+		return false;
+	upgrade_frames(s, c);
+	c->answered = c->begun;
+	c->slot_of = 0;
+	speak_http2(s, c, request->next + PREFACE_LEN, c->half[HALF_RESPONSE].next);
+	return true;
+}
+
 static __always_inline void on_request(struct scratch *s, struct conn *c, struct half *h)
 {
 	begin_exchange(s, c);
@@ -166,6 +199,8 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 		c->resp_first_ns = h->begin_ns = 0;
 		return;
 	}
+	if (status == 101 && s->head.h2c && upgrade_http2(s, c))
+		return;
 	r = c->slot_of == c->answered + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
 	c->status = status;
 	c->response_begun = 1;

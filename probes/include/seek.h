@@ -3,7 +3,7 @@
 #ifndef STINGLESS_SEEK_H
 #define STINGLESS_SEEK_H
 
-#include "stream.h"
+#include "h2.h"
 
 #define GIVE_UP 8 /* changes of direction that did not look like HTTP */
 
@@ -91,6 +91,28 @@ static __always_inline struct conn *new_conn(struct scratch *s)
 	return c;
 }
 
+/* HTTP/2 in the middle of a connection: a call whose bytes are whole frames, one of which says which side sent it. */
+static __always_inline bool join_http2(struct scratch *s, struct conn *c)
+{
+	bool received = s->op.way == RECEIVED;
+	u32 fit, response;
+
+	if (s->win[3] > FRAME_CONTINUATION)
+		return false;
+	fit = frames_fit(s);
+	if (fit != (FIT_WHOLE | FIT_REQUEST) && fit != (FIT_WHOLE | FIT_RESPONSE))
+		return false;
+	response = !(fit & FIT_REQUEST);
+	c->kind = KIND_HTTP2;
+	c->told = JOINED;
+	c->direction = received != response ? DIRECTION_SERVER : DIRECTION_CLIENT;
+	start_half(&c->half[response], s->op.seq);
+	start_frames(&c->half[response], ORIGIN, PHASE_FRAME);
+	start_half(&c->half[!response], received ? sent_seq(s->op.sk) : received_seq(s->op.sk));
+	start_frames(&c->half[!response], NOWHERE, PHASE_LOST);
+	return true;
+}
+
 /*
  * A connection of which nothing is known yet, or no longer. A request can only begin where the direction changes, so
  * only there the bytes are looked at. Returns whether the call begins a request (or what may be one).
@@ -128,6 +150,8 @@ __noinline int seek(struct scratch *s)
 		start_half(&c->half[HALF_RESPONSE], s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk));
 		return 1;
 	}
+	if (join_http2(s, c))
+		return 1;
 	if (like_response(s, n))
 		c->misses = 0;
 	else
@@ -164,7 +188,11 @@ static __always_inline int process(struct scratch *s, struct conn *c)
 			return 0;
 	}
 	s->op.response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
-	return advance(s, c);
+	if (c->kind != KIND_HTTP2)
+		advance(s, c);
+	if (c->kind == KIND_HTTP2)
+		walk_frames(s, c);
+	return 0;
 }
 
 #endif

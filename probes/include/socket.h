@@ -50,7 +50,7 @@ static __always_inline bool sends_matter(struct conn *c, u64 len)
 {
 	if (!c)
 		return true;
-	if (c->kind != KIND_HTTP || c->direction != DIRECTION_SERVER)
+	if (c->kind < KIND_HTTP || c->direction != DIRECTION_SERVER)
 		return c->kind != KIND_OTHER;
 	if (len > SLOW_SEND && !c->resp_first_ns && c->begun != c->answered)
 		c->resp_first_ns = bpf_ktime_get_ns();
@@ -64,7 +64,7 @@ static __always_inline void note_served(struct conn *c, u64 sk, u64 changed)
 	u32 zero = 0;
 	struct served *last;
 
-	if (!c || c->kind != KIND_HTTP || c->direction != DIRECTION_SERVER)
+	if (!c || c->kind < KIND_HTTP || c->direction != DIRECTION_SERVER)
 		return;
 	last = bpf_map_lookup_elem(&served, &zero);
 	if (!last)
@@ -83,7 +83,7 @@ static __always_inline bool is_served(u64 sk, u64 len)
 
 static __always_inline bool returns_matter(struct conn *c)
 {
-	return c && c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER;
+	return c && c->kind >= KIND_HTTP && c->direction == DIRECTION_SERVER;
 }
 
 /* Of body bytes nothing is to be read, only counted where they end. Returns whether all of the call's are that. */
@@ -169,6 +169,14 @@ static __always_inline void delete_conn(u64 sk)
 	conn_changed();
 }
 
+static __always_inline void end_connection(struct conn *c, u32 outcome)
+{
+	if (c->kind == KIND_HTTP2)
+		end_frames(c, outcome);
+	else
+		finish_all(c, outcome, bpf_ktime_get_ns());
+}
+
 static __always_inline u32 outcome_at_close(struct conn *c, struct sock *sk, int new_state)
 {
 	int error = BPF_CORE_READ(sk, sk_err);
@@ -207,15 +215,15 @@ static __always_inline void on_state(struct sock *sk, int new_state)
 		ours = false;
 	if (!ours && new_state != TCP_CLOSE)
 		return;
-	if (new_state == TCP_CLOSE && c->kind == KIND_HTTP && to_be_read(sk)) {
+	if (new_state == TCP_CLOSE && c->kind >= KIND_HTTP && to_be_read(sk)) {
 		c->ended_by = outcome_at_close(c, sk, new_state) + 1;
 		return; /* to on_destroy */
 	}
-	if (c->kind == KIND_HTTP)
-		finish_all(c, outcome_at_close(c, sk, new_state), bpf_ktime_get_ns());
+	if (c->kind >= KIND_HTTP)
+		end_connection(c, outcome_at_close(c, sk, new_state));
 	if (new_state == TCP_CLOSE)
 		delete_conn(key);
-	else if (c->direction == DIRECTION_CLIENT)
+	else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2)
 		c->kind = KIND_OTHER;
 }
 
@@ -229,9 +237,8 @@ static __always_inline void on_destroy(struct sock *sk)
 	if (!c)
 		return;
 	fin = PEEK(struct sock_common, key, skc_flags) & 1 << SOCK_DONE;
-	if (c->kind == KIND_HTTP)
-		finish_all(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET,
-			   bpf_ktime_get_ns());
+	if (c->kind >= KIND_HTTP)
+		end_connection(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET);
 	delete_conn(key);
 }
 

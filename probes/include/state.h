@@ -21,6 +21,9 @@
 #define CARRY_MAX 2048    /* unfinished line that is kept */
 #define TAIL 16           /* of a longer line */
 #define KNOWN_ROUTES 64   /* a power of 2 */
+#define FRAME_HEAD 9
+#define FRAMES_ROOM 2048 /* bytes of frames in one record */
+#define FRAME_LEAST 24   /* of which a frame takes at once at most so many */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
 #define FIRST_SERVICE (1 << 20)
 #define KNOWN_PROCESSES 16384 /* a power of 2 */
@@ -33,7 +36,11 @@ enum phase {
 	PHASE_BODY,       /* next: end of the body */
 	PHASE_CHUNK,      /* next: a chunk's size line */
 	PHASE_TRAILER,    /* next: a trailer line */
-	PHASE_UNTIL_CLOSE /* next: nowhere */
+	PHASE_UNTIL_CLOSE, /* next: nowhere */
+	PHASE_FRAME, /* HTTP/2. next: a frame's head, or the rest of it */
+	PHASE_KEEP,  /* next: of a payload, what is to be copied */
+	PHASE_DATA,  /* next: of a DATA frame, what may be a gRPC message; or the frame's end */
+	PHASE_LOST,  /* next: nowhere. Where a frame begins is not known any more */
 };
 
 enum mode {
@@ -41,12 +48,14 @@ enum mode {
 	MODE_FILL,  /* read a stretch of a head */
 	MODE_LINES, /* take its lines */
 	MODE_LEAVING, /* end what is outstanding */
+	MODE_OVER,  /* the rest of the call is not HTTP/1 */
 };
 
 enum kind {
 	KIND_SEEK,  /* not known to be HTTP (yet, or any more) */
-	KIND_HTTP,
 	KIND_OTHER, /* given up for good */
+	KIND_HTTP,
+	KIND_HTTP2,
 };
 
 enum { HALF_REQUEST = 0, HALF_RESPONSE = 1 };
@@ -55,15 +64,37 @@ enum { SENT = 0, RECEIVED = 1 }; /* which way a call moved bytes */
 struct half {
 	u64 pos;        /* position that `seq` stands for, the furthest seen */
 	u64 next;
-	u64 body_start; /* position of the body's first byte */
-	u64 body;       /* chunked: decoded bytes so far */
-	u64 chunk;      /* chunked: size read so far on this size line */
-	u64 begin_ns;   /* when the first byte of the head was seen; 0: no head begun */
+	union {
+		u64 body_start; /* position of the body's first byte */
+		u64 frame_end;  /* HTTP/2: position behind the frame at hand */
+	};
+	union {
+		u64 body;    /* chunked: decoded bytes so far */
+		struct {     /* HTTP/2: the gRPC message that a DATA frame ended in */
+			u32 message_stream;
+			u32 message_left;
+		};
+	};
+	union {
+		u64 chunk;   /* chunked: size read so far on this size line */
+		struct {     /* HTTP/2: the DATA frame at hand, as in struct data_frame */
+			u32 before;
+			u16 messages;
+			u8 unknown;
+			u8 padding;
+		};
+	};
+	union {
+		u64 begin_ns; /* when the first byte of the head was seen; 0: no head begun */
+		u64 frame;    /* HTTP/2: a frame's head as far as it was read, without its first byte */
+	};
 	u32 seq;
 	u8 phase;
-	u8 line;    /* chunked: where in a line */
+	u8 line;    /* chunked: where in a line; HTTP/2: bytes of the frame's head that were read */
 	u8 carried; /* a `carry` entry holds the beginning of this head */
-	u8 pad;
+	u8 gap;     /* HTTP/2: frames passed unseen since the last record */
+	u32 records; /* HTTP/2: of this half, so far */
+	u32 keep;    /* HTTP/2: bytes of the payload still to be copied */
 };
 
 struct held { /* a request that waits for its response */
@@ -92,7 +123,7 @@ struct conn {
 	u8 response_chunked;
 	u8 upgrade;
 	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
-	u8 pad;
+	u8 told;     /* HTTP/2: its BEGIN is in the ring */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	struct held slot;
@@ -106,154 +137,6 @@ struct message_key {
 
 struct long_text {
 	u8 text[TEXT_LONG];
-};
-
-enum skip { /* inside a line too long to keep: to be ignored until its end */
-	SKIP_NONE,
-	SKIP_FIELD,
-	SKIP_TARGET, /* the first line: only its length matters, and the version at its end */
-};
-
-struct head { /* what a head says, as far as it has been read */
-	u64 content_length;
-	u8 trace_id[16];
-	u8 parent_id[8];
-	u32 peer;
-	u32 target_full;
-	u32 seq; /* TCP sequence number of its first byte */
-	u16 status;
-	u16 text_len;
-	u16 target_len;
-	u16 host_off;
-	u16 agent_off;
-	u16 state_off;
-	u16 state_len;
-	u8 method_len;
-	u8 host_len;
-	u8 agent_len;
-	u8 method; /* place in settings.methods */
-	u8 protocol;
-	u8 started; /* the first line was read */
-	u8 has_length;
-	u8 chunked;
-	u8 has_trace;
-	u8 trace_flags;
-	u8 is_head;
-	u8 is_connect;
-	u8 is_response;
-	u8 bad;  /* not HTTP */
-	u8 done; /* the empty line was read */
-	u8 skip; /* enum skip */
-	u8 cut;
-	u8 pad[3];
-};
-
-struct partial {
-	struct head head;
-	u32 have;
-	u32 pad;
-	u8 text[TEXT_LONG];
-	u8 bytes[CARRY_MAX];
-};
-
-enum buf_kind {
-	BUF_NONE, /* bytes passed that cannot be read: sendfile, splice */
-	BUF_FLAT,
-	BUF_IOV_KERNEL,
-	BUF_IOV_USER,
-};
-
-struct buf { /* memory of the watched process */
-	u64 base; /* FLAT: address; IOV: address of the first struct iovec */
-	u64 skip; /* bytes to leave out at the start */
-	u32 segments;
-	u32 kind;
-};
-
-struct call {
-	u64 sk;
-	u64 msg;
-	u32 way; /* SENT or RECEIVED */
-	u32 flags;
-	u32 pad;
-	u32 seq; /* where it began: after it, the socket must stand as many bytes further as it moved */
-};
-
-struct op { /* one socket call, seen from one half */
-	struct buf buf;
-	u64 sk;
-	u64 pos; /* of the call's first byte */
-	u64 len;
-	u64 now;
-	u32 seq;
-	u32 svc;
-	u32 tgid;
-	u32 tid;
-	u8 response; /* the half: HALF_* */
-	u8 way;      /* SENT or RECEIVED */
-	u8 pad[6];
-};
-
-/* Where read_bytes() is, over several segments. */
-struct gather {
-	struct iovec v;
-	u64 skip; /* bytes still to leave out */
-	u32 at;   /* where in win the next ones go */
-	u32 end;
-};
-
-/* Where route_hash() is. Here and not on the stack, as everything that a loop changes: the verifier follows what is on
- * the stack value by value, and would walk each turn. */
-struct route {
-	u64 hash;
-	u64 kept;    /* hash before the last segment that may be folded */
-	u64 segment; /* hash of the segment so far */
-	u32 at;      /* in text */
-	u32 end;
-	u32 length;  /* of the segment so far */
-	u32 count;   /* segments ended */
-	u8 not_digits;
-	u8 not_hex;
-	u8 digit;
-	u8 not_uuid;
-	u8 pad[4];
-};
-
-struct known_route {
-	u64 raw; /* hash of the target; no target has 0 */
-	u64 route;
-};
-
-struct scratch {
-	struct op op;
-	struct head head;
-	u32 have;    /* bytes in win */
-	u32 line;    /* start of the line not yet read */
-	u32 scan;    /* where the search for its end goes on */
-	u64 off;     /* into the call: where the next bytes are read */
-	u32 want;    /* how many */
-	u32 before;  /* bytes in win before the last read */
-	u32 mode;
-	u32 leaving_to; /* kind */
-	u32 slot; /* which scratch this is */
-	u64 seed; /* of the last ids; 0: none yet */
-	struct route route;
-	struct known_route routes[KNOWN_ROUTES];
-	struct gather gather;
-	struct held held;
-	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
-	u8 win[WIN_SIZE + 64];
-	struct partial partial;
-};
-
-enum scratch_slot { /* one per program that parses */
-	SLOT_SEND_ENTER,
-	SLOT_SEND_EXIT,
-	SLOT_RECV,
-	SLOT_SENDPAGE,
-	SLOT_STATE,
-	SLOT_OTHER,
-	SCRATCH_SLOTS,
 };
 
 #endif

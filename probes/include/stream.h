@@ -141,7 +141,7 @@ static long turn(u32 i, struct turning *t)
 	if (!scan_lines(s))
 		return 0;
 	end_lines(s, c, h);
-	return s->mode == MODE_NEXT && is_used_up(h, s->op.pos + s->op.len);
+	return s->mode == MODE_NEXT ? is_used_up(h, s->op.pos + s->op.len) : s->mode == MODE_OVER;
 }
 
 /* The call s->op, on a connection that speaks HTTP. */

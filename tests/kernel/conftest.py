@@ -30,7 +30,7 @@ def loaded_wire() -> Iterator[Wire]:
     record["default_verdict"] = Verdict.IGNORE
     with Peer() as peer, closing(Program.load(record, MAPS, os.environ.get("STINGLESS_ATTACH"))) as program:
         program.attach()
-        with closing(program.source()) as source, closing(Wire(program, source, peer)) as made:
+        with closing(program.source()) as source, closing(Wire(program, source, peer, record)) as made:
             yield made
 
 

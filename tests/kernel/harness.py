@@ -25,8 +25,11 @@ from numpy.typing import NDArray
 from instrumenter.bpf.abi import TEXT_SHORT, Direction, Flag, Loss, Outcome, Protocol, Verdict
 from instrumenter.bpf.program import Program
 from instrumenter.config import Settings
+from instrumenter.records import Exchanges
 from instrumenter.sizes import make_histograms
 from instrumenter.source import RingSource
+from instrumenter.streams import Streams
+from instrumenter.telemetry import Counters
 from kernel.peers import Actor, Op
 
 WITHIN_S = 30.0  # under emulation
@@ -153,13 +156,16 @@ class Talk:
 class Wire:
     """The loaded probes, one watched peer under a fresh service number per test, and one unwatched (this process)."""
 
-    def __init__(self, program: Program, source: RingSource, peer: Peer) -> None:
+    def __init__(self, program: Program, source: RingSource, peer: Peer, settings: NDArray[np.void]) -> None:
         self.program, self.source, self.peer = program, source, peer
         self.here = Actor()
         self.ports = {f: int(peer.run([["listen", f"listener-{f}", f]])[0]) for f in ("ipv4", "ipv6", "mapped", "dual")}
         self.ports |= {f"here-{f}": self.here.op_listen(f"listener-{f}", f) for f in ("ipv4",)}
         self.svc = 100
         self.results: list[Any] = []
+        self.counters = Counters()
+        self._streams = Streams(settings, make_histograms(Settings()), self.counters)
+        self._counts = self._streams.beside(program)
         self._losses: dict[tuple[int, int], int] = {}
 
     def close(self) -> None:
@@ -167,8 +173,8 @@ class Wire:
 
     def begin(self, watch: bool = True) -> None:
         """A fresh service: what earlier tests left has another number."""
-        while self.source.drain():
-            pass
+        while records := self.source.drain():
+            self._streams.take(records.frames, time.monotonic_ns())
         self.svc += 1
         self._losses = self.program.read_losses()
         if watch:
@@ -200,16 +206,24 @@ class Wire:
         while sum(seen.row.target == FENCE for seen in found) < 2:
             assert time.monotonic() < deadline, f"the fence did not come up; {found}"
             batch = []
-            for ring in self.source.drain().exchanges:
-                batch += in_order([each for each in map(seen, ring.x, ring.text) if each.x["key"]["svc"] == self.svc])
+            records = self.source.drain()
+            made = self._streams.take(records.frames, time.monotonic_ns())
+            for ring in records.exchanges:
+                batch += in_order(self._own(ring))
+            for ring in made:
+                batch += self._own(ring)
             found += sorted(batch, key=lambda s: (s.end_ns, s.connection, s.request_seq))
         self._check_counts(found)
         return [each for each in found if each.row.target != FENCE]
 
+    def _own(self, ring: Exchanges) -> list[Seen]:
+        return [each for each in map(seen, ring.x, ring.text) if each.x["key"]["svc"] == self.svc]
+
     def _check_counts(self, found: list[Seen]) -> None:
-        keys, _ = self.program.read_red()
+        keys, values = self._counts.read_red()
         ours = keys["svc"] == self.svc
-        taken = self.program.delete_red(keys[ours])
+        taken = values[ours]
+        self._counts.delete_red(keys[ours])
         counted, out = int(taken["count"].sum()), int(taken["sampled_out"].sum())
         said = f"{counted} counted, {len(found)} came up, {out} sampled out, lost: {self.losses()}"
         assert counted == len(found) + out, said

@@ -25,12 +25,6 @@ OTHERS = {
     "memcached": [b"get /key\r\n", b"END\r\n", b"set /k 0 0 2\r\nok\r\n", b"STORED\r\n"] * 5,
     "tls": [HELLO, b"\x16\x03\x03" + NOISE[:200], b"\x17\x03\x03" + NOISE[200:300], b"\x17\x03\x03" + NOISE[300:400]]
     * 3,
-    "http/2": [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
-        bytes(9),
-        b"\x00\x00\x05\x01\x05\x00\x00\x00\x01/path",
-        bytes(20),
-    ],
     "http/2 as a version": [b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", b"HTTP/1.1 505 x\r\nContent-Length: 0\r\n\r\n"],
     "http/0.9": [b"GET /\r\n", b"<html></html>"],
     "http/1.2": [b"GET / HTTP/1.2\r\n\r\n", b"HTTP/1.2 200 OK\r\n\r\n"],

@@ -15,8 +15,9 @@ from instrumenter.protocols.http2 import Connection, Connections
 from instrumenter.protocols.http2_events import Data, Event, Gap, GoAway, Half, Headers, Promise, Reset, TableSize
 from instrumenter.protocols.http2_format import MAX_BLOCK
 from instrumenter.protocols.http2_frames import MAX_COUNTED, State, Walker
-from instrumenter.protocols.http2_headers import MAX_KEPT, FieldDecoder
+from instrumenter.protocols.http2_headers import FieldDecoder
 from instrumenter.protocols.http2_start import PREFACE
+from instrumenter.protocols.http2_table import MAX_KEPT
 from protocols.wire import SETTINGS, Recording, Talk, frame
 
 

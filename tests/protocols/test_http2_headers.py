@@ -9,7 +9,8 @@ import pytest
 from hpack import Encoder
 from hpack.table import HeaderTable
 
-from instrumenter.protocols.http2_headers import MAX_KEPT, MAX_LIST, UNKNOWN, FieldDecoder, FieldList
+from instrumenter.protocols.http2_headers import MAX_LIST, UNKNOWN, FieldDecoder, FieldList
+from instrumenter.protocols.http2_table import MAX_KEPT
 
 Fields = list[tuple[bytes, bytes]]
 

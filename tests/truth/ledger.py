@@ -92,6 +92,10 @@ class Ledger:
             names |= {name for owner, name in by_name if owner == pid}
         return names
 
+    def totals(self, name: str, *by: str) -> dict[tuple[Any, ...], float]:
+        """The newest value of every series of a metric, by attributes of it or of its resource."""
+        return dict(self._collector.metric_totals(name, *by))
+
     def own(self, name: str, service: str) -> int:
         """The newest value of one of the agent's own metrics about a service, all reasons added up."""
         totals = self._collector.metric_totals(name, "stingless.service")
