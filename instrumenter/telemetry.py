@@ -44,6 +44,8 @@ LOSS_NAMES: Final[Mapping[int, str]] = {
     10: "return_missed",
     11: "series_folded",
     12: "unanswered_response",
+    13: "tls_unlinked",
+    14: "tls_ambiguous",
 }  # fmt: skip
 
 _KERNEL: Final[Mapping[str, str]] = {
@@ -59,6 +61,8 @@ _KERNEL: Final[Mapping[str, str]] = {
     "return_missed": "A return probe did not fire, so what one socket call moved was not seen.",
     "series_folded": "Not a loss: the exchange was counted under `other` because its service has too many metric keys.",
     "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
+    "tls_unlinked": "Plaintext of a TLS connection was seen, but not on which socket it goes; once per connection.",
+    "tls_ambiguous": "Signs of two TLS objects for one socket were seen, so neither was believed.",
 }
 
 _SPANS_DROPPED: Final[Mapping[str, str]] = {

@@ -7,5 +7,6 @@
 #include "kprobes/fentry.bpf.c"
 #include "kprobes/kprobe.bpf.c"
 #include "kprobes/syscalls.bpf.c"
+#include "uprobes/tls.bpf.c"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

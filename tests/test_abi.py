@@ -38,6 +38,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[abi.Flag]]] = {
     "loss": ("LOSS_", abi.Loss),
     "exchange_flag": ("FLAG_", abi.Flag),
     "sampler": ("SAMPLER_", abi.Sampler),
+    "tls_call": ("TLS_", abi.TlsCall),
 }
 
 

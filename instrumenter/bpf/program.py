@@ -24,6 +24,7 @@ from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, obj
 from instrumenter.bpf.maps import Map
 from instrumenter.bpf.objfile import BpfObject
 from instrumenter.bpf.ring import Atomics, Pages
+from instrumenter.bpf.uprobes import Uprobes
 from instrumenter.errors import CannotStart
 from instrumenter.source import RingSource
 
@@ -33,6 +34,7 @@ _PROG_INFO_U64 = 32  # struct bpf_prog_info; the kernel fills what it knows of i
 _RUN_TIME_NS, _RUN_CNT, _MISSED = 24, 25, 26  # places of its u64 run_time_ns, run_cnt, recursion_misses
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
 _ENTRIES = ("fentry_", "kprobe_", "tp_sys_enter")
+_ON_FILES = "tls_call"  # attached to files, as they are found
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class MapSizes:
     red_shared: int = 1_024
     service_keys: int = 4_096
     losses: int = 8_192
+    tls_links: int = 16_384
 
 
 class Stats(NamedTuple):
@@ -126,7 +129,7 @@ class Program:
         Raises CannotStart if a program that the agent cannot do without is refused; another one goes to `refused`.
         """
         needed = REQUIRED.union(*(h.ways[self.modes[h.name]] for h in HOOKS if h.required))
-        for program in sorted(self._choice.programs, key=lambda p: (p.startswith(_ENTRIES), p)):
+        for program in sorted(self._choice.programs - {_ON_FILES}, key=lambda p: (p.startswith(_ENTRIES), p)):
             try:
                 self._links.append(self._object.attach(program))
             except BpfError as error:
@@ -135,6 +138,12 @@ class Program:
                     modes = ", ".join(sorted({*self.modes.values()}))
                     raise CannotStart(f"{error}; try another --attach than {modes}") from error
                 self.refused.append((program, error.reason))
+
+    def uprobes(self) -> Uprobes | None:
+        """For TLS libraries; None if the kernel refused the program."""
+        if _ON_FILES not in self._choice.programs:
+            return None
+        return Uprobes(self._lib, self._object.programs[_ON_FILES])
 
     def detach(self) -> None:
         """From now on nothing is recorded; what is in the rings and maps can still be read."""

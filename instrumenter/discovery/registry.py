@@ -106,6 +106,11 @@ class Registry:
         """How many selected services listen or have been seen with exchanges: the number in the ready line."""
         return sum(info.active for info in self.services())
 
+    def selected(self, tgid: int) -> bool:
+        """Whether this process is one of a selected service."""
+        image = self._processes.get(tgid)
+        return image is not None and image.service is not None
+
     def __len__(self) -> int:
         """How many service numbers are remembered."""
         return len(self._images)

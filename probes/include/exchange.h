@@ -86,8 +86,9 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->key.method = s->head.method;
 	x->key.protocol = s->head.protocol;
 	x->key.direction = c->direction;
+	x->key.tls = is_plaintext(c->sk);
 	x->start_ns = c->half[HALF_REQUEST].begin_ns;
-	x->connection = c->sk;
+	x->connection = sock_of(c->sk);
 	x->request_seq = s->head.seq;
 	x->tgid = s->op.tgid;
 	x->tid = s->op.tid;
@@ -110,7 +111,7 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
 	make_ids(h, &s->head);
-	read_endpoints(x, c->sk);
+	read_endpoints(x, sock_of(c->sk));
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		copy_text(h->e.text, s->text, s->head.text_len);
@@ -192,7 +193,7 @@ static __always_inline u64 sent_body_bytes(const struct conn *c, u64 whole)
 	u64 end = h->pos;
 	s32 unseen;
 
-	if (h->phase != PHASE_BODY || c->direction != DIRECTION_CLIENT)
+	if (h->phase != PHASE_BODY || c->direction != DIRECTION_CLIENT || is_plaintext(c->sk))
 		return body_bytes(h, whole);
 	unseen = PEEK(struct tcp_sock, c->sk, write_seq) - h->seq;
 	if (unseen > 0)

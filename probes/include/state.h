@@ -43,8 +43,9 @@ enum mode {
 
 enum kind {
 	KIND_SEEK,  /* not known to be HTTP (yet, or any more) */
+	KIND_OTHER, /* given up for good, or its plaintext is followed elsewhere */
+	KIND_TLS,   /* carries TLS records, and whose they are is not known yet */
 	KIND_HTTP,
-	KIND_OTHER, /* given up for good */
 };
 
 enum { HALF_REQUEST = 0, HALF_RESPONSE = 1 };
@@ -73,7 +74,8 @@ struct held { /* a request that waits for its response */
 };
 
 struct conn {
-	u64 sk;
+	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
+	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
 	struct half half[2];
 	u64 resp_first_ns;
 	u64 response_bytes;
@@ -90,7 +92,7 @@ struct conn {
 	u8 response_chunked;
 	u8 upgrade;
 	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
-	u8 pad;
+	u8 tls; /* carries TLS records: the plaintext may have a connection of its own */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	struct held slot;
@@ -189,7 +191,7 @@ struct op { /* one socket call, seen from one half */
 	u32 tid;
 	u8 response; /* the half: HALF_* */
 	u8 way;      /* SENT or RECEIVED */
-	u8 pad[6];
+	u32 other;   /* TLS: as seq, of the other way */
 };
 
 /* Where read_bytes() is, over several segments. */
@@ -234,6 +236,7 @@ struct scratch {
 	u32 mode;
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
+	u32 busy; /* uprobes may be preempted: one is at work here */
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
@@ -250,7 +253,8 @@ enum scratch_slot { /* one per program that parses */
 	SLOT_SENDPAGE,
 	SLOT_STATE,
 	SLOT_OTHER,
-	SCRATCH_SLOTS,
+	SLOT_TLS, /* and the next ones: uprobes may be preempted by one another */
+	SCRATCH_SLOTS = SLOT_TLS + 3,
 };
 
 #endif
