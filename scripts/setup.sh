@@ -43,6 +43,10 @@ wanted() { # names of packages whose command or file is missing
 		wrk wrk
 		ab apache2-utils
 		curl curl
+		apache2 apache2
+		gnutls-serv gnutls-bin
+		wget wget
+		openssl openssl
 		node nodejs
 		go golang-go
 		$QEMU qemu-system-$QEMU_PACKAGE

@@ -24,7 +24,7 @@ from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, obj
 from instrumenter.bpf.maps import Map
 from instrumenter.bpf.objfile import BpfObject
 from instrumenter.bpf.ring import Atomics, Pages
-from instrumenter.bpf.uprobes import Uprobes
+from instrumenter.bpf.uprobes import UPROBE_MULTI, Uprobes, multi_accepted
 from instrumenter.errors import CannotStart
 from instrumenter.source import RingSource
 
@@ -70,8 +70,8 @@ class Program:
     modes: hook -> "fentry", "kprobe" or "tracepoint". refused: (program, reason) of all that the kernel did not take.
     """
 
-    def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
-        self._lib, self._object, self._choice = lib, loaded, choice
+    def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice, multi: bool) -> None:
+        self._lib, self._object, self._choice, self._multi = lib, loaded, choice, multi
         self.modes, self.refused = dict(choice.modes), list(choice.refused)
         self._links: list[int] = []
         self._stats_fd = -1
@@ -111,12 +111,13 @@ class Program:
             trial.allowed()
             trial.complete()
             constants["direct_loads"] = bool(trial.has(NEEDED_FUNCTION))
+            multi = multi_accepted(lib)
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
                 trial.close()  # before libbpf reads the same BTF again: it would be the peak of the agent's memory
-                loaded, failed = _load(lib, path, choice, sizes, constants.tobytes())
+                loaded, failed = _load(lib, path, choice, sizes, constants.tobytes(), multi)
                 if loaded:
-                    return cls(lib, loaded, choice)
+                    return cls(lib, loaded, choice, multi)
                 refused.update(failed)
         except BpfError as error:
             raise cannot_start(error) from error
@@ -143,7 +144,7 @@ class Program:
         """For TLS libraries; None if the kernel refused the program."""
         if _ON_FILES not in self._choice.programs:
             return None
-        return Uprobes(self._lib, self._object.programs[_ON_FILES])
+        return Uprobes(self._lib, self._object.programs[_ON_FILES], self._multi)
 
     def detach(self) -> None:
         """From now on nothing is recorded; what is in the rings and maps can still be read."""
@@ -258,12 +259,14 @@ def _sections(lib: Libbpf, path: Path) -> dict[str, str]:
 
 
 def _load(
-    lib: Libbpf, path: Path, choice: Choice, sizes: MapSizes, constants: bytes
+    lib: Libbpf, path: Path, choice: Choice, sizes: MapSizes, constants: bytes, multi: bool
 ) -> tuple[BpfObject | None, list[tuple[str, str]]]:
     """(the loaded object, []) or (None, [(program, reason)]). Raises BpfError or CannotStart."""
     opened = BpfObject(lib, path)
     try:
         opened.select(choice.programs)
+        if multi and _ON_FILES in choice.programs:
+            opened.expect(_ON_FILES, UPROBE_MULTI)
         opened.resize(asdict(sizes))
         opened.write_constant("settings", constants)
         failed = opened.load()

@@ -6,6 +6,7 @@ first in ns since the epoch, the other in ns, by requests' own clock (`elapsed`)
 """
 
 import json
+import os
 import sys
 import time
 from datetime import timedelta
@@ -16,6 +17,7 @@ import requests
 
 def main() -> None:
     session = requests.Session()
+    session.verify = os.environ["REQUESTS_CA_BUNDLE"]
     for line in Path(sys.argv[1]).read_text().splitlines():
         number, method, url, size, headers = json.loads(line)
         if sys.argv[2] == "oneshot":
