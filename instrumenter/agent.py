@@ -122,6 +122,7 @@ class Live:
         tell = self._set_process, self._delete_process
         self.registry = make_registry(settings, selection, host, *tell, self._counters)
         self.registry.scan()
+        self._tls.scan(filter(self.registry.selected, self._verdicts), libraries=not selection.explicit)
         self._program = program = self._loading.result()
         for tgid, (svc, verdict) in self._verdicts.items():
             self._set_process(tgid, svc, verdict)
@@ -148,7 +149,7 @@ class Live:
         program.attach()
         self._complete = True
         self.registry.rescan(program.processes())
-        self._tls.begin(program.uprobes(), program.processes(), self.registry.selected)
+        self._tls.begin(program.uprobes(), filter(self.registry.selected, program.processes()), self.registry.selected)
         self._take(self.source.poll(0.0))
         self._check()
         self._outputs.serve(self._meter.collect, self._counters, self._attach())

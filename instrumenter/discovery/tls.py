@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts probes on the TLS libraries of watched processes, and knows of which process TLS is visible.
 
-In: processes to look at: those that run at the start, that begin, listen, or show TLS records that no probe knows. Out:
-probes on files; `view` for people. The rule this file protects: a file is probed once, whoever maps it, so that the
-next process with it is seen from its first byte; and the agent's loop never waits for a file: a thread looks.
+In: processes to look at: those that run at the start, that begin, listen, or show TLS records that no probe knows; and
+the machine's own libraries, for short-lived clients. Out: probes on files; `view` for people. The rule this file
+protects: a file is probed once, whoever maps it, so that the next process with it is seen from its first byte; and the
+agent's loop never waits for a file: a thread looks.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instrumenter.binaries.mapped import MappedFile, mapped_files
+from instrumenter.binaries.tls_libraries import Files, TlsLibrary, TlsView, tls_of
 from instrumenter.bpf.abi import EventKind, TlsCall
 from instrumenter.bpf.uprobes import Attached, Point, Uprobes
 from instrumenter.errors import StinglessError
@@ -23,8 +29,6 @@ from instrumenter.errors import StinglessError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from instrumenter.binaries.tls_libraries import TlsLibrary, TlsView
 
 log = logging.getLogger("stingless")
 
@@ -39,19 +43,27 @@ CALLS: Final = {
     "gnutls_handshake": TlsCall.OTHER, "gnutls_deinit": TlsCall.FREE,
 }  # fmt: skip
 
-START_S: Final = 0.5  # longest wait at the start
+START_S: Final = 1.0  # longest wait at the start
+UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
 _LOOKED_AT: Final = (EventKind.EXEC, EventKind.SEEN, EventKind.LISTEN, EventKind.TLS)
 
 Identity = tuple[int, int, int, int]
+_HOST: Final = 1  # the process whose root is the machine's
+_CACHED: Final = re.compile(rb"/[^\0]*/lib(?:ssl|gnutls)\.so[.\d]*(?=\0)")  # in ld.so.cache: strings, each ended by 0
 
 
 @dataclass(slots=True)
 class _File:
-    """A probed file: its probes, or why there are none; the processes that map it."""
+    """A probed file: its probes, or why there are none. users: who maps it; idle_since: when nobody did."""
 
     attached: Attached | None
     reason: str = ""
     users: set[int] = field(default_factory=set)
+    idle_since: float = 0.0
+
+    def close(self) -> None:
+        if self.attached is not None:
+            self.attached.close()
 
 
 def points_of(library: TlsLibrary) -> list[Point]:
@@ -68,30 +80,30 @@ def points_of(library: TlsLibrary) -> list[Point]:
 
 
 class TlsProbes:
-    """See the module. Made without a kernel; `begin`, then `follow` with every batch of events."""
+    """See the module. `scan`, `begin`, then `follow` with every batch of events. Only the thread touches the files."""
 
     def __init__(self, root: str = "/proc") -> None:
         self._root = root
         self._files: dict[Identity, _File] = {}
         self._views: dict[int, TlsView] = {}
-        self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()  # processes to look at; negative: ended; 0: no more
         self._asked: set[int] = set()
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._closed = False
+        self._settled = threading.Condition()
+        self._uprobes: Uprobes | None = None
         self._thread: threading.Thread | None = None
 
-    def begin(self, uprobes: Uprobes | None, running: Iterable[int], selected: Callable[[int], bool]) -> None:
-        """Probes on what runs, most of it before this returns. uprobes: None, if the kernel takes none."""
-        self._selected = selected
-        if uprobes is None:
-            return
-        from instrumenter.binaries.tls_libraries import Files
-
-        self._uprobes, self._examined = uprobes, Files(self._root)
+    def scan(self, processes: Iterable[int], libraries: bool) -> None:
+        """Begins to examine what is there, while the probes are being loaded. libraries: the machine's own too."""
+        self._examined, self._libraries = Files(self._root), libraries
         self._thread = threading.Thread(target=self._run, name="tls", daemon=True)
         self._thread.start()
-        self.look(filter(selected, running))
+        self.look(processes)
+
+    def begin(self, uprobes: Uprobes | None, processes: Iterable[int], selected: Callable[[int], bool]) -> None:
+        """Probes on what runs, most of it before this returns. uprobes: None, if the kernel takes none."""
+        self._uprobes, self._selected = uprobes, selected
+        self.settle(START_S)
+        self.look(([_HOST] if self._libraries else []) + list(processes))
         self.settle(START_S)
 
     def follow(self, events: NDArray[np.void]) -> None:
@@ -100,28 +112,23 @@ class TlsProbes:
             return
         for kind, tgid in zip(events["kind"].tolist(), events["tgid"].tolist(), strict=True):
             if kind == EventKind.EXIT:
-                self.ended(tgid)
+                self._queue.put(-tgid)
             elif kind in _LOOKED_AT and self._selected(tgid):
                 self.look([tgid])
 
-    def look(self, pids: Iterable[int]) -> None:
-        """Soon, in the thread; may be called for the same process again and again."""
-        with self._lock:
-            for pid in pids:
-                if pid not in self._asked and not self._closed:
-                    self._asked.add(pid)
-                    self._queue.put(pid)
+    def look(self, processes: Iterable[int]) -> None:
+        """Soon, in the thread."""
+        for pid in processes:
+            with self._settled:
+                if pid in self._asked:
+                    continue
+                self._asked.add(pid)
+            self._queue.put(pid)
 
     def settle(self, timeout_s: float) -> bool:
         """Waits until all that was asked for has been looked at."""
-        with self._idle:
-            return self._idle.wait_for(lambda: not self._asked, timeout_s)
-
-    def ended(self, pid: int) -> None:
-        with self._lock:
-            self._views.pop(pid, None)
-            for file in self._files.values():
-                file.users.discard(pid)
+        with self._settled:
+            return self._settled.wait_for(lambda: not self._asked, timeout_s)
 
     def view(self, pid: int) -> TlsView | None:
         """None: not looked at yet, or ended."""
@@ -129,51 +136,80 @@ class TlsProbes:
 
     def close(self) -> None:
         """Detaches all."""
-        with self._lock:
-            self._closed = True
-        self._queue.put(0)
         if self._thread is not None:
+            self._queue.put(0)
             self._thread.join()
-        for file in self._files.values():
-            if file.attached is not None:
-                file.attached.close()
-        self._files.clear()
+            self._thread = None
 
     def _run(self) -> None:
-        while True:
-            pid = self._queue.get()
-            if self._closed:
-                return
+        while pid := self._next():
             try:
-                self._look(pid)
+                if pid > 0:
+                    self._look(pid)
+                else:
+                    self._ended(-pid)
             except Exception:  # a fault of ours costs one process's TLS, not the agent
-                log.exception("process %d could not be looked at for TLS", pid)
-            with self._idle:
+                log.exception("process %d could not be looked at for TLS", abs(pid))
+            with self._settled:
                 self._asked.discard(pid)
-                if not self._asked:
-                    self._idle.notify_all()
+                self._settled.notify_all()
+        for file in self._files.values():
+            file.close()
+
+    def _next(self) -> int:
+        """What is to be done; meanwhile files that nobody maps any more lose their probes."""
+        while True:
+            idle = [identity for identity, file in self._files.items() if not file.users]
+            try:
+                return self._queue.get(timeout=UNUSED_S if idle else None)
+            except queue.Empty:
+                before = time.monotonic() - UNUSED_S
+                for identity in [i for i in idle if self._files[i].idle_since < before]:
+                    self._files.pop(identity).close()
 
     def _look(self, pid: int) -> None:
-        view = self._examined.tls(pid)
-        for library in view.libraries:
-            self._probe(library, pid)
-        with self._lock:
+        files = mapped_files(pid, self._root)
+        if pid == _HOST and self._libraries:
+            files += tuple(host_libraries(self._root))
+        view = tls_of(files, self._examined.examine)
+        if self._uprobes is None:
             self._views[pid] = view
+            return
+        self._leave(pid, {library.identity for library in view.libraries})
+        libraries, reasons = [], list(view.reasons)
+        for library in view.libraries:
+            reason = self._probe(library, pid)
+            if reason:
+                reasons.append(f"{library}: {reason}")
+            else:
+                libraries.append(library)
+        self._views[pid] = TlsView(tuple(libraries), tuple(reasons))
 
-    def _probe(self, library: TlsLibrary, pid: int) -> None:
+    def _ended(self, pid: int) -> None:
+        self._views.pop(pid, None)
+        self._leave(pid, set())
+
+    def _leave(self, pid: int, kept: set[Identity]) -> None:
+        for identity, file in self._files.items():
+            if pid in file.users and identity not in kept:
+                file.users.discard(pid)
+                file.idle_since = time.monotonic()
+
+    def _probe(self, library: TlsLibrary, pid: int) -> str:
+        """Why the library gives nothing; "": it has probes."""
         known = self._files.get(library.identity)
         if known is None:
-            known = self._attach_to(library)
+            known = self._attach(library)
             if known is None:
-                return
-            with self._lock:
-                self._files[library.identity] = known
+                return "its file is gone"
+            self._files[library.identity] = known
         known.users.add(pid)
+        return known.reason
 
-    def _attach_to(self, library: TlsLibrary) -> _File | None:
+    def _attach(self, library: TlsLibrary) -> _File | None:
         """None: the file is gone with its process. By descriptor, as the path may lead elsewhere by now."""
         points = points_of(library)
-        if not points:
+        if not points or self._uprobes is None:
             return _File(None, "has no probes yet")
         try:
             file = os.open(library.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -191,3 +227,19 @@ class TlsProbes:
             os.close(file)
         log.debug("TLS: probes on %s %s", library, library.path)
         return _File(attached)
+
+
+def host_libraries(root: str = "/proc") -> Iterator[MappedFile]:
+    """The TLS libraries that the machine's dynamic linker knows (ldconfig(8))."""
+    base = Path(root) / str(_HOST) / "root"
+    try:
+        cache = (base / "etc/ld.so.cache").read_bytes()
+    except OSError:
+        return
+    for path in sorted(set(_CACHED.findall(cache))):
+        name = path.decode("utf-8", "surrogateescape")
+        try:
+            inode = Path(f"{base}{name}").stat().st_ino
+        except OSError:
+            continue
+        yield MappedFile(_HOST, 0, 0, 0, "", inode, name)

@@ -41,7 +41,9 @@ def clean_environment() -> dict[str, str]:
     """Of a service or client: nothing in it names it, configures telemetry, or sends its requests to a proxy."""
     told = ("OTEL_", "STINGLESS_", "PYTEST_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(told) and not k.lower().endswith("_proxy")}
-    trusting = dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), str(pem()))
+    trusting = dict.fromkeys(
+        ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), str(pem())
+    )
     return kept | trusting | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -79,7 +81,9 @@ def nginx(port: int, folder: Path, tls: str = "") -> list[str]:
     """tls: what follows the port in `listen`, and further directives."""
     files(folder)
     text = (HERE / "services" / "nginx.conf").read_text()
-    (folder / "nginx.conf").write_text(text.replace("PORT", str(port)).replace("FOLDER", str(folder)).replace("TLS", tls))
+    (folder / "nginx.conf").write_text(
+        text.replace("PORT", str(port)).replace("FOLDER", str(folder)).replace("TLS", tls)
+    )
     return [program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 

@@ -24,7 +24,15 @@ def _gunicorn(port: int, _: Path) -> list[str]:
 
 
 def _uvicorn(port: int, _: Path) -> list[str]:
-    app = ["--app-dir", str(HERE / "services"), "fastshop:app", "--ssl-certfile", str(pem()), "--ssl-keyfile", str(pem())]
+    app = [
+        "--app-dir",
+        str(HERE / "services"),
+        "fastshop:app",
+        "--ssl-certfile",
+        str(pem()),
+        "--ssl-keyfile",
+        str(pem()),
+    ]
     return [str(BIN / "uvicorn"), "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", *app]
 
 
