@@ -122,7 +122,7 @@ class Live:
         tell = self._set_process, self._delete_process
         self.registry = make_registry(settings, selection, host, *tell, self._counters)
         self.registry.scan()
-        self._tls.scan(filter(self.registry.selected, self._verdicts), libraries=not selection.explicit)
+        self._tls.scan(filter(self.registry.service_of, self._verdicts), libraries=not selection.explicit)
         self._program = program = self._loading.result()
         for tgid, (svc, verdict) in self._verdicts.items():
             self._set_process(tgid, svc, verdict)
@@ -149,10 +149,10 @@ class Live:
         program.attach()
         self._complete = True
         self.registry.rescan(program.processes())
-        self._tls.begin(program.uprobes(), filter(self.registry.selected, program.processes()), self.registry.selected)
+        self._tls.begin(program.uprobes(), program.processes(), self.registry.service_of)
         self._take(self.source.poll(0.0))
         self._check()
-        self._outputs.serve(self._meter.collect, self._counters, self._attach())
+        self._outputs.serve(self._meter.collect, self._counters, self._attach(), self._tls.lines)
         self._meter.use(self._outputs.metrics)
         keep_heap()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
@@ -244,6 +244,9 @@ class Live:
         return sum(info.processes for info in self.registry.services())
 
 
+Collect = Callable[[], Sequence[Metric]]
+
+
 @dataclass
 class Outputs:
     """The exporters that are configured. Made before the kernel is touched; `close` sends what is held."""
@@ -253,7 +256,7 @@ class Outputs:
     endpoint: MetricExporter | None = None  # collects itself, when it is scraped
     live: bool = False
     ready: bool = False
-    _collect: Callable[[], Sequence[Metric]] = tuple
+    _collect: Collect = tuple
 
     @classmethod
     def build(cls, loaded: Loaded, counters: Counters) -> Outputs:
@@ -293,13 +296,15 @@ class Outputs:
             address, counters, lambda: self._collect() if metrics else (), lambda: self.ready
         )
 
-    def serve(self, collect: Callable[[], Sequence[Metric]], counters: Counters, attach: str) -> None:
+    def serve(
+        self, collect: Collect, counters: Counters, attach: str, tls: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         """From now on there is something to show: scrapes are answered with what is counted at that moment."""
         self._collect = collect
         if self.live:
             from exporters.live import LiveView
 
-            self.metrics.append(LiveView(counters, attach))
+            self.metrics.append(LiveView(counters, attach, tls=tls))
         self.ready = True
 
     def interval(self, configured_s: float) -> float:

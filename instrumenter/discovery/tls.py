@@ -79,6 +79,13 @@ def points_of(library: TlsLibrary) -> list[Point]:
     return points
 
 
+def usable(view: TlsView) -> TlsView:
+    """As it is for the kernel side: libraries of which it knows no function become reasons."""
+    libraries = tuple(library for library in view.libraries if points_of(library))
+    rest = tuple(f"{library} has no probes yet" for library in view.libraries if library not in libraries)
+    return TlsView(libraries, rest + view.reasons)
+
+
 class TlsProbes:
     """See the module. `scan`, `begin`, then `follow` with every batch of events. Only the thread touches the files."""
 
@@ -90,6 +97,8 @@ class TlsProbes:
         self._asked: set[int] = set()
         self._settled = threading.Condition()
         self._uprobes: Uprobes | None = None
+        self._begun = False
+        self._speaking: set[int] = set()  # said to have TLS records that no probe knows
         self._thread: threading.Thread | None = None
 
     def scan(self, processes: Iterable[int], libraries: bool) -> None:
@@ -99,11 +108,14 @@ class TlsProbes:
         self._thread.start()
         self.look(processes)
 
-    def begin(self, uprobes: Uprobes | None, processes: Iterable[int], selected: Callable[[int], bool]) -> None:
-        """Probes on what runs, most of it before this returns. uprobes: None, if the kernel takes none."""
-        self._uprobes, self._selected = uprobes, selected
+    def begin(self, uprobes: Uprobes | None, processes: Iterable[int], service_of: Callable[[int], str]) -> None:
+        """Probes on what runs, most of it before this returns.
+
+        uprobes: None, if the kernel takes none. service_of: name of a selected process's service, else "".
+        """
+        self._uprobes, self._service_of, self._begun = uprobes, service_of, True
         self.settle(START_S)
-        self.look(([_HOST] if self._libraries else []) + list(processes))
+        self.look(([_HOST] if self._libraries else []) + list(filter(service_of, processes)))
         self.settle(START_S)
 
     def follow(self, events: NDArray[np.void]) -> None:
@@ -113,7 +125,9 @@ class TlsProbes:
         for kind, tgid in zip(events["kind"].tolist(), events["tgid"].tolist(), strict=True):
             if kind == EventKind.EXIT:
                 self._queue.put(-tgid)
-            elif kind in _LOOKED_AT and self._selected(tgid):
+            elif kind in _LOOKED_AT and self._service_of(tgid):
+                if kind == EventKind.TLS:
+                    self._speaking.add(tgid)
                 self.look([tgid])
 
     def look(self, processes: Iterable[int]) -> None:
@@ -133,6 +147,15 @@ class TlsProbes:
     def view(self, pid: int) -> TlsView | None:
         """None: not looked at yet, or ended."""
         return self._views.get(pid)
+
+    def lines(self) -> list[str]:
+        """For people: of each service that has a TLS library, or speaks TLS, whether it is visible."""
+        said: dict[str, None] = {}
+        for pid, view in list(self._views.items()):
+            name = self._service_of(pid) if view.visible or pid in self._speaking else ""
+            if name:
+                said[f"{name}: TLS visible: {view}"] = None
+        return sorted(said)
 
     def close(self) -> None:
         """Detaches all."""
@@ -171,9 +194,11 @@ class TlsProbes:
         files = mapped_files(pid, self._root)
         if pid == _HOST and self._libraries:
             files += tuple(host_libraries(self._root))
-        view = tls_of(files, self._examined.examine)
+        view = usable(tls_of(files, self._examined.examine))
+        if not self._begun:
+            return
         if self._uprobes is None:
-            self._views[pid] = view
+            self._views[pid] = TlsView(reasons=("this kernel refuses the probe",))
             return
         self._leave(pid, {library.identity for library in view.libraries})
         libraries, reasons = [], list(view.reasons)
@@ -187,6 +212,7 @@ class TlsProbes:
 
     def _ended(self, pid: int) -> None:
         self._views.pop(pid, None)
+        self._speaking.discard(pid)
         self._leave(pid, set())
 
     def _leave(self, pid: int, kept: set[Identity]) -> None:
@@ -208,9 +234,7 @@ class TlsProbes:
 
     def _attach(self, library: TlsLibrary) -> _File | None:
         """None: the file is gone with its process. By descriptor, as the path may lead elsewhere by now."""
-        points = points_of(library)
-        if not points or self._uprobes is None:
-            return _File(None, "has no probes yet")
+        assert self._uprobes is not None
         try:
             file = os.open(library.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -219,7 +243,7 @@ class TlsProbes:
             status = os.fstat(file)
             if (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size) != library.identity:
                 return None
-            attached = self._uprobes.attach(f"/proc/self/fd/{file}", points)
+            attached = self._uprobes.attach(f"/proc/self/fd/{file}", points_of(library))
         except StinglessError as error:
             log.warning("TLS of %s is not seen: %s", library, error)
             return _File(None, str(error))
