@@ -101,6 +101,7 @@ class TlsCall(IntEnum):
     OTHER = 7
     FREE = 8
     RETURN = 64
+    MAYBE = 128
 
 
 class Flag(IntFlag):

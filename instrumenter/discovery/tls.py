@@ -41,6 +41,9 @@ CALLS: Final = {
     "gnutls_record_recv": TlsCall.READ, "gnutls_record_recv_seq": TlsCall.READ,
     "gnutls_record_send": TlsCall.WRITE, "gnutls_record_send2": TlsCall.WRITE,
     "gnutls_handshake": TlsCall.OTHER, "gnutls_deinit": TlsCall.FREE,
+    "PR_Read": TlsCall.READ | TlsCall.MAYBE, "PR_Recv": TlsCall.READ | TlsCall.MAYBE,
+    "PR_Write": TlsCall.WRITE | TlsCall.MAYBE, "PR_Send": TlsCall.WRITE | TlsCall.MAYBE,
+    "PR_Close": TlsCall.FREE | TlsCall.MAYBE,
 }  # fmt: skip
 
 START_S: Final = 1.0  # longest wait at the start
@@ -74,7 +77,7 @@ def points_of(library: TlsLibrary) -> list[Point]:
         if call is None:
             continue
         points.append(Point(symbol.offset, call))
-        if call != TlsCall.FREE:
+        if call & ~TlsCall.MAYBE != TlsCall.FREE:
             points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
     return points
 

@@ -208,6 +208,7 @@ enum tls_call {
 	TLS_OTHER = 7,     /* works on the connection, moves no plaintext: handshake, peek */
 	TLS_FREE = 8,      /* the object goes */
 	TLS_RETURN = 64,   /* flag: at the call's return */
+	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };
 
 enum sampler {

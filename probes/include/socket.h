@@ -159,7 +159,9 @@ static __always_inline void delete_conn(u64 sk)
 
 static __always_inline u32 outcome_at_close(struct conn *c, u64 sk, u32 new_state)
 {
-	if (PEEK(struct sock, sk, sk_err) && new_state == TCP_CLOSE)
+	bool over = is_plaintext(c->sk) && c->peer_closed; /* then a reset only answers the library's alert about that */
+
+	if (PEEK(struct sock, sk, sk_err) && new_state == TCP_CLOSE && !over)
 		return OUTCOME_RESET;
 	if (PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE) /* the peer's FIN is in, whatever state it met */
 		c->peer_closed = 1;

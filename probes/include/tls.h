@@ -10,6 +10,8 @@
 #include "socket.h"
 #include <bpf/bpf_tracing.h>
 
+#define TLS_KIND (TLS_RETURN - 1)
+
 static __always_inline bool writes(u32 kind)
 {
 	return kind >= TLS_WRITE && kind <= TLS_SENDFILE;
@@ -40,20 +42,22 @@ static __always_inline void describe_plaintext(struct scratch *s, struct tls_lin
 }
 
 /* The call's arguments, and whether the object is tied. */
-static __always_inline struct tls_link *note_call(struct tls_thread *t, struct pt_regs *ctx, u32 kind)
+static __always_inline struct tls_link *note_call(struct tls_thread *t, struct pt_regs *ctx, u32 call, u32 kind)
 {
 	u64 ssl = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 	struct tls_link *link = get_link(ssl);
 
 	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
 	barrier_var(fifth);
-	if (!link && t->received && !writes(kind)) {
-		suppose(get_conn(t->received), ssl);
+	if (!link && t->received) {
+		if (!writes(kind))
+			suppose(get_conn(t->received), ssl);
 		t->received = 0;
 		link = get_link(ssl);
 	}
 	t->ssl = ssl;
 	t->kind = kind;
+	t->maybe = !!(call & TLS_MAYBE);
 	t->buf = PT_REGS_PARM2(ctx);
 	t->len = PT_REGS_PARM3(ctx);
 	t->out = kind == TLS_WRITE_EX2 ? fifth : fourth;
@@ -63,14 +67,15 @@ static __always_inline struct tls_link *note_call(struct tls_thread *t, struct p
 }
 
 /* Whether the op in *s is to be processed. */
-static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u32 kind, u32 svc)
+static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
 {
+	u32 kind = call & TLS_KIND;
 	struct tls_thread *t = get_thread();
 	struct tls_link *link;
 
 	if (!t)
 		return false;
-	link = note_call(t, ctx, kind);
+	link = note_call(t, ctx, call, kind);
 	if (!link || !writes(kind) || kind == TLS_SENDFILE || !sends_matter(get_conn(link->sk | 1), t->len) ||
 	    is_closed(link->sk))
 		return false;
@@ -157,7 +162,7 @@ static __always_inline bool leave_call(struct scratch *s, struct pt_regs *ctx, u
 	bytes = moved(t, ctx);
 	link = get_link(ssl);
 	t->worked = link ? 0 : ssl;
-	if (!link && bytes > 0)
+	if (!link && bytes > 0 && !t->maybe)
 		lose_plaintext(ssl, svc);
 	if (!link || bytes < 0)
 		return false;

@@ -40,7 +40,9 @@ struct tls_thread { /* where a thread is among calls of a TLS library and of soc
 	u64 out;
 	u64 begin_ns;
 	u32 kind; /* enum tls_call */
-	u32 late; /* the object was not tied yet when the call began */
+	u8 late;  /* the object was not tied yet when the call began */
+	u8 maybe; /* TLS_MAYBE */
+	u8 pad[2];
 };
 
 struct tls_told { /* when Python was last told of a process's TLS, and how long to wait until the next time */

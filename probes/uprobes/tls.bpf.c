@@ -11,7 +11,7 @@ int tls_call(struct pt_regs *ctx)
 
 	if (!svc)
 		return 0;
-	if (call == TLS_FREE)
+	if ((call & TLS_KIND) == TLS_FREE)
 		on_tls_free(PT_REGS_PARM1(ctx));
 	else
 		on_tls_call(ctx, call, svc);

@@ -9,6 +9,7 @@ The rule: no operation waits for time; both ends of a connection may live here, 
 from __future__ import annotations
 
 import array
+import gc
 import importlib
 import json
 import os
@@ -148,6 +149,10 @@ class Actor:
     def op_load(self, name: str) -> None:
         """A Python module, with the libraries that it needs."""
         importlib.import_module(name)
+
+    def op_collect(self) -> None:
+        """What was closed is freed, too."""
+        gc.collect()
 
     def op_tls(self, client: str, server: str, how: str, version: str, pem: str) -> None:
         """From now on both ends of a connection speak TLS."""
