@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Final
 
 from exporters.live_window import Row, View, Window
@@ -28,16 +28,19 @@ PLAIN_EVERY_S: Final = 10.0
 WIDTH: Final = 80
 _ROUTES: Final = 5
 _SERVICES: Final = 15
+_TLS_LINES: Final = 4
 
 
 class LiveView:
-    """Implements SpanExporter and MetricExporter. attach: how the kernel is watched; it may be set later."""
+    """Implements SpanExporter and MetricExporter. attach: how the kernel is watched. tls: lines on who speaks TLS."""
 
     def __init__(
-        self, counters: Counters, attach: str = "", stream: IO[str] | None = None, plain_every_s: float = PLAIN_EVERY_S
-    ) -> None:
+        self, counters: Counters, attach: str = "", stream: IO[str] | None = None, plain_every_s: float = PLAIN_EVERY_S,
+        tls: Callable[[], Sequence[str]] = tuple,
+    ) -> None:  # fmt: skip
         self._counters = counters
         self.attach = attach
+        self._tls = tls
         self._stream = stream or sys.stdout
         self._plain_every_s = plain_every_s
         self._window = Window(time.monotonic())
@@ -79,7 +82,7 @@ class LiveView:
             return
         with Live(console=console, auto_refresh=False, redirect_stdout=False) as live:
             while shown is not None:
-                live.update(draw(shown[0], self.attach), refresh=True)
+                live.update(draw(shown[0], self.attach, self._tls()), refresh=True)
                 shown = self._next()
 
     def _next(self, after_s: float = 0.0) -> tuple[View, bool] | None:
@@ -95,13 +98,13 @@ class LiveView:
     def _print_plainly(self, console: Console) -> None:
         after_s = 0.0
         while (shown := self._next(after_s)) is not None:
-            console.print(draw(shown[0], self.attach))
+            console.print(draw(shown[0], self.attach, self._tls()))
             after_s = time.monotonic() + self._plain_every_s
             if shown[1]:
                 return
 
 
-def draw(view: View, attach: str) -> Group:
+def draw(view: View, attach: str, tls: Sequence[str] = ()) -> Group:
     """The picture, at most 80 columns wide."""
     from rich.console import Group
     from rich.text import Text
@@ -124,6 +127,10 @@ def draw(view: View, attach: str) -> Group:
     if view.losses:
         lost = ", ".join(f"{reason} {n}" for reason, n in sorted(view.losses.items()))
         parts.append(Text(f"LOST: {lost}", style="bold red"))
+    for line in tls[:_TLS_LINES]:
+        parts.append(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
+    if len(tls) > _TLS_LINES:
+        parts.append(Text(f"... {len(tls) - _TLS_LINES} more with TLS", style="dim"))
     cpu = "-" if math.isnan(view.cpu) else percent(view.cpu)
     agent = f"agent: {cpu} of a CPU, {view.rss / 1e6:.0f} MB"
     watched = f"{view.watched} process{'' if view.watched == 1 else 'es'} watched"

@@ -25,17 +25,15 @@ from typing import TYPE_CHECKING, Final
 from instrumenter import account
 from instrumenter.config_load import Loaded, otel_environment
 from instrumenter.discovery.procfs import ProcFS
-from instrumenter.discovery.registry import Registry
-from instrumenter.discovery.selection import Selection
+from instrumenter.discovery.tls import TlsProbes
 from instrumenter.enrich.host import read_host
-from instrumenter.enrich.resource import ResourceBuilder
 from instrumenter.errors import StinglessError
 from instrumenter.loading import Loading
-from instrumenter.metrics import GRACE_NS, RedCollector
+from instrumenter.metrics import RedCollector
 from instrumenter.model import Metric, MetricExporter, SpanExporter
 from instrumenter.names import Labels, Namer
 from instrumenter.own_metrics import OwnMetrics
-from instrumenter.parts import agent_version, make_selection, name_options, own_resource
+from instrumenter.parts import make_registry, make_selection, name_options, own_resource
 from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
 from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
@@ -115,6 +113,7 @@ class Live:
         self._program: Program | None = None
         self._verdicts: dict[int, tuple[int, int]] = {}  # given before there was a kernel side to tell
         self._complete = False  # every stage is there, and the probes are attached
+        self._tls = TlsProbes()
         self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 
@@ -122,8 +121,10 @@ class Live:
         """Decide on who runs, load, attach, decide on who came meanwhile."""
         settings, host = self._settings, read_host(boot_id=ProcFS().boot_id())
         selection = make_selection(settings, ProcFS())
-        self.registry = self._registry(selection, ResourceBuilder(host, agent_version(), settings.resource_attributes))
+        tell = self._set_process, self._delete_process
+        self.registry = make_registry(settings, selection, host, *tell, self._counters)
         self.registry.scan()
+        self._tls.scan(filter(self.registry.service_of, self._verdicts), libraries=not selection.explicit)
         self._program = program = self._loading.result()
         for tgid, (svc, verdict) in self._verdicts.items():
             self._set_process(tgid, svc, verdict)
@@ -150,19 +151,13 @@ class Live:
         program.attach()
         self._complete = True
         self.registry.rescan(program.processes())
+        self._tls.begin(program.uprobes(), program.processes(), self.registry.service_of)
         self._take(self.source.poll(0.0))
         self._check()
-        self._outputs.serve(self._meter.collect, self._counters, self._attach())
+        self._outputs.serve(self._meter.collect, self._counters, self._attach(), self._tls.lines)
         self._meter.use(self._outputs.metrics)
         keep_heap()
         gc.freeze()  # what lives now lives for good: not to be looked at again by every later collection
-
-    def _registry(self, selection: Selection, builder: ResourceBuilder) -> Registry:
-        return Registry(
-            selection, ProcFS(), self._set_process, self._counters, builder,
-            service_name=self._settings.discovery.service_name, delete_process=self._delete_process,
-            grace_s=GRACE_NS / 1e9 + 2 * self._settings.metrics.interval,
-        )  # fmt: skip
 
     def ready_line(self) -> str:
         seconds, services = seconds_since_exec(), self.registry.active()
@@ -190,6 +185,7 @@ class Live:
 
     def close(self) -> None:
         """Detach first, so that an end is reached; then nothing that was recorded is left behind."""
+        self._tls.close()
         if self._program is not None:
             self._program.detach()
             if self._complete:
@@ -227,6 +223,7 @@ class Live:
     def _take(self, records: Records) -> None:
         known = len(self.pipeline.seen)
         self.pipeline.take(records)
+        self._tls.follow(records.events)
         if self._recording is not None and len(self.pipeline.seen) > known:
             from instrumenter.replay import describe
 
@@ -249,6 +246,9 @@ class Live:
         return sum(info.processes for info in self.registry.services())
 
 
+Collect = Callable[[], Sequence[Metric]]
+
+
 @dataclass
 class Outputs:
     """The exporters that are configured. Made before the kernel is touched; `close` sends what is held."""
@@ -258,7 +258,7 @@ class Outputs:
     endpoint: MetricExporter | None = None  # collects itself, when it is scraped
     live: bool = False
     ready: bool = False
-    _collect: Callable[[], Sequence[Metric]] = tuple
+    _collect: Collect = tuple
 
     @classmethod
     def build(cls, loaded: Loaded, counters: Counters) -> Outputs:
@@ -298,13 +298,15 @@ class Outputs:
             address, counters, lambda: self._collect() if metrics else (), lambda: self.ready
         )
 
-    def serve(self, collect: Callable[[], Sequence[Metric]], counters: Counters, attach: str) -> None:
+    def serve(
+        self, collect: Collect, counters: Counters, attach: str, tls: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         """From now on there is something to show: scrapes are answered with what is counted at that moment."""
         self._collect = collect
         if self.live:
             from exporters.live import LiveView
 
-            self.metrics.append(LiveView(counters, attach))
+            self.metrics.append(LiveView(counters, attach, tls=tls))
         self.ready = True
 
     def interval(self, configured_s: float) -> float:

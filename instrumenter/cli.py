@@ -102,6 +102,14 @@ def parser(chosen: str = "") -> Parser:
         help="what works on this machine",
         description="Check kernel, rights, libraries and attach modes. Exit code 0: can run, 1: cannot.",
     )
+    doctor.add_argument(
+        "--pid",
+        metavar="PID",
+        type=int,
+        action="append",
+        default=[],
+        help="only this process: is its TLS visible? Repeatable.",
+    )
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
     config = commands.add_parser("config", help="print the effective settings and where each came from")
     config.add_argument("--schema", action="store_true", help="print the JSON schema of the settings file instead")
@@ -231,7 +239,7 @@ def _command(options: argparse.Namespace) -> int:
     if options.command == "doctor":
         from instrumenter.doctor import main as doctor
 
-        return doctor(as_json=options.json)
+        return doctor(options.json, options.pid)
     loaded = load_settings(options)
     setup_logging(loaded.settings.log_level)
     for line in loaded.warnings:

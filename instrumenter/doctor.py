@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -292,7 +292,7 @@ def can_run(checks: list[Check]) -> bool:
     return all(check.state != "missing" for check in checks)
 
 
-def render(checks: list[Check], as_json: bool) -> str:
+def render(checks: list[Check], as_json: bool, about: str = "stingless") -> str:
     if as_json:
         return json.dumps({"can_run": can_run(checks), "checks": [asdict(c) for c in checks]}, indent=2)
     width = max(len(c.name) for c in checks)
@@ -301,11 +301,30 @@ def render(checks: list[Check], as_json: bool) -> str:
         lines.append(f"{check.state:8}  {check.name:{width}}  {check.found}")
         if check.remedy and check.state != "ok":
             lines.append(f"{'':8}  {'':{width}}  -> {check.remedy}")
-    return "\n".join([*lines, "", "stingless can run here" if can_run(checks) else "stingless cannot run here"])
+    if about:
+        lines += ["", f"{about} can run here" if can_run(checks) else f"{about} cannot run here"]
+    return "\n".join(lines)
 
 
-def main(as_json: bool = False) -> int:
-    """Prints the checks; returns the exit code."""
-    checks = examine()
-    print(render(checks, as_json))
+def process(pid: int) -> Check:
+    """Whether the plaintext of this process's TLS is seen; what is plain on the wire is seen without."""
+    from instrumenter.binaries.tls_libraries import NO_LIBRARY, Files
+    from instrumenter.discovery.tls import usable
+
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return Check(
+            f"process {pid}", "missing", "there is no such process", "see ps -e; processes of the host's PID namespace"
+        )
+    view = usable(Files().tls(pid))
+    fine = view.visible or view.reasons == (NO_LIBRARY,)
+    remedy = "" if fine else "README.md says which libraries are covered"
+    return Check(f"process {pid}", "ok" if fine else "degraded", f"{name}: TLS visible: {view}", remedy)
+
+
+def main(as_json: bool = False, pids: Sequence[int] = ()) -> int:
+    """Prints the checks, or those of these processes; returns the exit code."""
+    checks = [process(pid) for pid in pids] or examine()
+    print(render(checks, as_json, "" if pids else "stingless"))
     return 0 if can_run(checks) else 1

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from instrumenter.config import Settings
 from instrumenter.discovery.procfs import ProcFS
+from instrumenter.discovery.registry import Registry, SetProcess
 from instrumenter.discovery.selection import Selection
 from instrumenter.enrich.host import Host
+from instrumenter.enrich.resource import ResourceBuilder
+from instrumenter.metrics import GRACE_NS
 from instrumenter.model import Resource, Value
 from instrumenter.names import NameOptions
+from instrumenter.telemetry import Counters
 
 log = logging.getLogger("stingless")
 
@@ -55,3 +60,15 @@ def own_resource(host: Host) -> Resource:
         "process.pid": os.getpid(),
     }
     return Resource(tuple(sorted((dict(host.attributes) | own).items())))
+
+
+def make_registry(
+    settings: Settings, selection: Selection, host: Host,
+    set_process: SetProcess, delete_process: Callable[[int], object], counters: Counters,
+) -> Registry:  # fmt: skip
+    builder = ResourceBuilder(host, agent_version(), settings.resource_attributes)
+    return Registry(
+        selection, ProcFS(), set_process, counters, builder,
+        service_name=settings.discovery.service_name, delete_process=delete_process,
+        grace_s=GRACE_NS / 1e9 + 2 * settings.metrics.interval,
+    )  # fmt: skip

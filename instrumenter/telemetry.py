@@ -44,7 +44,9 @@ LOSS_NAMES: Final[Mapping[int, str]] = {
     10: "return_missed",
     11: "series_folded",
     12: "unanswered_response",
-    13: "frames_full",
+    13: "tls_unlinked",
+    14: "tls_ambiguous",
+    15: "frames_full",
 }  # fmt: skip
 
 _KERNEL: Final[Mapping[str, str]] = {
@@ -61,6 +63,8 @@ _KERNEL: Final[Mapping[str, str]] = {
     "series_folded": "Not a loss: the exchange was counted under `other` because its service has too many metric keys.",
     "frames_full": "Frames of an HTTP/2 connection found no room in the ring; what they said of it is unknown.",
     "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
+    "tls_unlinked": "Plaintext of a TLS connection was seen, but not on which socket it goes; once per connection.",
+    "tls_ambiguous": "Signs of two TLS objects for one socket were seen, so neither was believed.",
 }
 
 _SPANS_DROPPED: Final[Mapping[str, str]] = {

@@ -8,5 +8,6 @@
 #include "kprobes/kprobe.bpf.c"
 #include "kprobes/syscalls.bpf.c"
 #include "kprobes/tcp.bpf.c"
+#include "uprobes/tls.bpf.c"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -45,6 +45,10 @@ wanted() { # names of packages whose command or file is missing
 		curl curl
 		h2load nghttp2-client
 		nghttpd nghttp2-server
+		apache2 apache2
+		gnutls-serv gnutls-bin
+		wget wget
+		openssl openssl
 		node nodejs
 		npm npm
 		go golang-go

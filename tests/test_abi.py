@@ -44,6 +44,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "frames_kind": ("FRAMES_", abi.FramesKind),
     "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),
+    "tls_call": ("TLS_", abi.TlsCall),
 }
 
 

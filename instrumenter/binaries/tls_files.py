@@ -15,7 +15,6 @@ from typing import Final
 
 from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf
 from instrumenter.binaries.go_buildinfo import is_go
-from instrumenter.binaries.go_program import crypto_tls
 from instrumenter.binaries.symbols import Symbol, find_symbols, match_symbols
 from instrumenter.binaries.tls_table import FAMILIES, GO, RUSTLS, TEXTS, Family, Text
 
@@ -95,6 +94,8 @@ def file_tls(elf: Elf) -> FileTls:
 
 def _go(elf: Elf) -> FileTls:
     """Go programs carry their own table of functions, stripped or not."""
+    from instrumenter.binaries.go_program import crypto_tls
+
     version, functions, reason = crypto_tls(elf, GO.functions)
     if functions:
         return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),))

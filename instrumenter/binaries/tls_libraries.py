@@ -21,6 +21,7 @@ from instrumenter.binaries.tls_table import FAMILIES
 
 _PART_OF: Final = {family.key: family.part_of for family in FAMILIES if family.part_of}
 _JVM: Final = "libjvm.so"
+NO_LIBRARY: Final = "no TLS library is mapped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def tls_of(files: Iterable[MappedFile], examine: Callable[[MappedFile], Examined
         if one.file.name == _JVM:
             reasons.append("Java's own TLS (JSSE) runs in code that the JVM generates")
     if not libraries and not reasons:
-        reasons = [*_unread(examined), "no TLS library is mapped"]
+        reasons = [*_unread(examined), NO_LIBRARY]
     return TlsView(tuple(libraries), tuple(dict.fromkeys(reasons)))
 
 

@@ -69,6 +69,7 @@ class EventKind(IntEnum):
     EXIT = 3
     LISTEN = 4
     SEEN = 5
+    TLS = 6
 
 
 class Loss(IntEnum):
@@ -87,8 +88,25 @@ class Loss(IntEnum):
     RETURN_MISSED = 10
     SERIES_FOLDED = 11
     UNANSWERED_RESPONSE = 12
-    FRAMES_FULL = 13
+    TLS_UNLINKED = 13
+    TLS_AMBIGUOUS = 14
+    FRAMES_FULL = 15
     MAX = 16
+
+
+class TlsCall(IntEnum):
+    """A TLS library's function, by its arguments and result; | RETURN at its return. The cookie of a uprobe."""
+
+    READ = 1
+    READ_EX = 2
+    WRITE = 3
+    WRITE_EX = 4
+    WRITE_EX2 = 5
+    SENDFILE = 6
+    OTHER = 7
+    FREE = 8
+    RETURN = 64
+    MAYBE = 128
 
 
 class Flag(IntFlag):

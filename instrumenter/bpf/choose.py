@@ -142,7 +142,7 @@ _CLOEXEC = 8
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 
-class _LoadOptions(ctypes.Structure):
+class LoadOptions(ctypes.Structure):
     """The head of struct bpf_prog_load_opts, as libbpf 1.1 has it; newer ones go by `sz`."""
 
     _fields_ = (
@@ -221,7 +221,7 @@ class Trial:
     def allowed(self) -> None:
         """Raises CannotStart if this process may load no tracing program at all."""
         try:
-            os.close(self._load(_RAW_TRACEPOINT, _LoadOptions()))
+            os.close(self._load(_RAW_TRACEPOINT, LoadOptions()))
         except BpfError as error:
             raise cannot_start(error) from error
 
@@ -237,7 +237,7 @@ class Trial:
         found = self.has(prefix + target, btf_kind)
         if not found:
             return None
-        options = _LoadOptions(expected_attach_type=attach, attach_btf_id=found)
+        options = LoadOptions(expected_attach_type=attach, attach_btf_id=found)
         # Returns find their arguments by a helper that is younger than fexit itself.
         program = self._load(_TRACING, options, _COUNTS_ARGUMENTS if kind == "fexit" else _EMPTY)
         try:
@@ -259,7 +259,7 @@ class Trial:
         name = ctypes.create_string_buffer(target.encode())
         attr = _PerfAttr(type=pmu, config=int(kind == "kretprobe"), config1=ctypes.addressof(name))
         attr.size = ctypes.sizeof(attr)
-        program = self._load(_KPROBE, _LoadOptions())
+        program = self._load(_KPROBE, LoadOptions())
         try:
             event = self._libc("perf_event_open", "syscall", number, ctypes.byref(attr), -1, 0, -1, _CLOEXEC)
             try:
@@ -270,7 +270,7 @@ class Trial:
             os.close(program)
         return ""
 
-    def _load(self, kind: int, options: _LoadOptions, body: ctypes.Array[ctypes.c_uint64] = _EMPTY) -> int:
+    def _load(self, kind: int, options: LoadOptions, body: ctypes.Array[ctypes.c_uint64] = _EMPTY) -> int:
         options.sz = ctypes.sizeof(options)
         load = self._lib.c.bpf_prog_load
         return self._lib.call(

@@ -54,6 +54,11 @@ class BpfObject:
         for name, at in self.programs.items():
             self._lib.call(f"choosing {name}", self._lib.c.bpf_program__set_autoload(at, name in programs))
 
+    def expect(self, program: str, attach_type: int) -> None:
+        """What the program will be attached as (enum bpf_attach_type)."""
+        expect = self._lib.c.bpf_program__set_expected_attach_type
+        self._lib.call(f"preparing {program}", expect(self.programs[program], attach_type))
+
     def resize(self, sizes: Mapping[str, int]) -> None:
         """max_entries by map; a ring's bytes are rounded up to a power of 2 of whole pages."""
         for name, size in sizes.items():

@@ -24,6 +24,7 @@ from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, obj
 from instrumenter.bpf.maps import Map
 from instrumenter.bpf.objfile import BpfObject
 from instrumenter.bpf.ring import Atomics, Pages
+from instrumenter.bpf.uprobes import UPROBE_MULTI, Uprobes, multi_accepted
 from instrumenter.errors import CannotStart
 from instrumenter.source import RingSource
 
@@ -34,6 +35,7 @@ _PROG_INFO_U64 = 32  # struct bpf_prog_info; the kernel fills what it knows of i
 _RUN_TIME_NS, _RUN_CNT, _MISSED = 24, 25, 26  # places of its u64 run_time_ns, run_cnt, recursion_misses
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
 _ENTRIES = ("fentry_", "kprobe_", "tp_send_begins", "tp_sys_enter")
+_ON_FILES = "tls_call"  # attached to files, as they are found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class MapSizes:
     red_shared: int = 1_024
     service_keys: int = 4_096
     losses: int = 8_192
+    tls_links: int = 16_384
 
 
 class Stats(NamedTuple):
@@ -69,8 +72,8 @@ class Program:
     modes: hook -> one of choose.MODES. refused: (program, reason) of all that the kernel did not take.
     """
 
-    def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice) -> None:
-        self._lib, self._object, self._choice = lib, loaded, choice
+    def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice, multi: bool) -> None:
+        self._lib, self._object, self._choice, self._multi = lib, loaded, choice, multi
         self.modes, self.refused = dict(choice.modes), list(choice.refused)
         self._links: list[int] = []
         self._stats_fd = -1
@@ -111,12 +114,13 @@ class Program:
             trial.allowed()
             trial.complete()
             constants["direct_loads"] = bool(trial.has(NEEDED_FUNCTION))
+            multi = multi_accepted(lib)
             while True:
                 choice = choose(list(sections), lambda p: refused.get(p) or trial.accepts(p), attach)
                 trial.close()  # before libbpf reads the same BTF again: it would be the peak of the agent's memory
-                loaded, failed = _load(lib, path, choice, sizes, constants.tobytes())
+                loaded, failed = _load(lib, path, choice, sizes, constants.tobytes(), multi)
                 if loaded:
-                    return cls(lib, loaded, choice)
+                    return cls(lib, loaded, choice, multi)
                 refused.update(failed)
         except BpfError as error:
             raise cannot_start(error) from error
@@ -129,7 +133,7 @@ class Program:
         Raises CannotStart if a program that the agent cannot do without is refused; another one goes to `refused`.
         """
         needed = REQUIRED.union(*(h.ways[self.modes[h.name]] for h in HOOKS if h.required))
-        for program in sorted(self._choice.programs, key=lambda p: (p.startswith(_ENTRIES), p)):
+        for program in sorted(self._choice.programs - {_ON_FILES}, key=lambda p: (p.startswith(_ENTRIES), p)):
             try:
                 self._links.append(self._object.attach(program))
             except BpfError as error:
@@ -138,6 +142,12 @@ class Program:
                     modes = ", ".join(sorted({*self.modes.values()}))
                     raise CannotStart(f"{error}; try another --attach than {modes}") from error
                 self.refused.append((program, error.reason))
+
+    def uprobes(self) -> Uprobes | None:
+        """For TLS libraries; None if the kernel refused the program."""
+        if _ON_FILES not in self._choice.programs:
+            return None
+        return Uprobes(self._lib, self._object.programs[_ON_FILES], self._multi)
 
     def detach(self) -> None:
         """From now on nothing is recorded; what is in the rings and maps can still be read."""
@@ -260,12 +270,14 @@ def _sections(lib: Libbpf, path: Path) -> dict[str, str]:
 
 
 def _load(
-    lib: Libbpf, path: Path, choice: Choice, sizes: MapSizes, constants: bytes
+    lib: Libbpf, path: Path, choice: Choice, sizes: MapSizes, constants: bytes, multi: bool
 ) -> tuple[BpfObject | None, list[tuple[str, str]]]:
     """(the loaded object, []) or (None, [(program, reason)]). Raises BpfError or CannotStart."""
     opened = BpfObject(lib, path)
     try:
         opened.select(choice.programs)
+        if multi and _ON_FILES in choice.programs:
+            opened.expect(_ON_FILES, UPROBE_MULTI)
         opened.resize(asdict(sizes))
         opened.write_constant("settings", constants)
         failed = opened.load()

@@ -106,6 +106,11 @@ class Registry:
         """How many selected services listen or have been seen with exchanges: the number in the ready line."""
         return sum(info.active for info in self.services())
 
+    def service_of(self, tgid: int) -> str:
+        """service.name of a process that runs, "" if it is not selected."""
+        image = self._processes.get(tgid)
+        return image.service.identity.name if image is not None and image.service is not None else ""
+
     def __len__(self) -> int:
         """How many service numbers are remembered."""
         return len(self._images)

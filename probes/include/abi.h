@@ -62,6 +62,7 @@ enum event_kind {
 	EVENT_EXIT = 3,   /* the last thread of a process ended */
 	EVENT_LISTEN = 4, /* a process began to listen on `port` */
 	EVENT_SEEN = 5,   /* a process that was running before was first seen on a socket: `svc` is new */
+	EVENT_TLS = 6,    /* a process has a connection with TLS records, and no probe knows its plaintext (yet) */
 };
 
 /* Why something was not recorded; instrumenter/telemetry.py has one sentence for each. */
@@ -79,7 +80,9 @@ enum loss {
 	LOSS_RETURN_MISSED = 10,   /* a return probe did not fire */
 	LOSS_SERIES_FOLDED = 11,   /* not a loss: an exchange counted under `other`, its service has too many keys */
 	LOSS_UNANSWERED_RESPONSE = 12, /* a response whose request was not seen (attached mid-exchange) */
-	LOSS_FRAMES_FULL = 13,     /* frames of an HTTP/2 connection found no room in the ring */
+	LOSS_TLS_UNLINKED = 13,  /* plaintext of a TLS connection was seen, but not on which socket */
+	LOSS_TLS_AMBIGUOUS = 14, /* signs of two TLS objects for one socket: neither was believed */
+	LOSS_FRAMES_FULL = 15,     /* frames of an HTTP/2 connection found no room in the ring */
 	LOSS_MAX = 16,
 };
 
@@ -199,6 +202,21 @@ struct process {
 struct loss_key {
 	unsigned int svc; /* 0: no service known */
 	unsigned int reason;
+};
+
+/* What a probe on a TLS library's function is told by its cookie: the arguments' meaning, and the result's. The first
+ * argument is the library's object for the connection. */
+enum tls_call {
+	TLS_READ = 1,      /* (buffer, size): bytes */
+	TLS_READ_EX = 2,   /* (buffer, size, *bytes): 1 */
+	TLS_WRITE = 3,     /* (buffer, size): bytes */
+	TLS_WRITE_EX = 4,  /* (buffer, size, *bytes): 1 */
+	TLS_WRITE_EX2 = 5, /* (buffer, size, flags, *bytes): 1 */
+	TLS_SENDFILE = 6,  /* bytes; no memory to read */
+	TLS_OTHER = 7,     /* works on the connection, moves no plaintext: handshake, peek */
+	TLS_FREE = 8,      /* the object goes */
+	TLS_RETURN = 64,   /* flag: at the call's return */
+	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };
 
 enum sampler {

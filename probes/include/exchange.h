@@ -88,16 +88,17 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 		c->slot_of = key.number + 1;
 	x = &h->e.x;
 	x->flags &= FLAG_IPV6;
-	if (h != &c->slot || x->connection != c->sk) /* else they are there, from the connection's last exchange */
-		read_endpoints(x, c->sk);
+	if (h != &c->slot || x->connection != sock_of(c->sk)) /* else they are there, from the connection's last exchange */
+		read_endpoints(x, sock_of(c->sk));
 	x->key.route = route_hash(s, s->head.method_len, s->head.target_len);
 	x->key.svc = s->op.svc;
 	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;
 	x->key.method = s->head.method;
 	x->key.protocol = s->head.protocol;
 	x->key.direction = c->direction;
+	x->key.tls = is_plaintext(c->sk);
 	x->start_ns = c->half[HALF_REQUEST].begin_ns;
-	x->connection = c->sk;
+	x->connection = sock_of(c->sk);
 	x->request_seq = s->head.seq;
 	x->tgid = s->op.tgid;
 	x->tid = s->op.tid;
@@ -200,7 +201,7 @@ static __always_inline u64 sent_body_bytes(const struct conn *c, u64 whole)
 	u64 end = h->pos;
 	s32 unseen;
 
-	if (h->phase != PHASE_BODY || c->direction != DIRECTION_CLIENT)
+	if (h->phase != PHASE_BODY || c->direction != DIRECTION_CLIENT || is_plaintext(c->sk))
 		return body_bytes(h, whole);
 	unseen = PEEK(struct tcp_sock, c->sk, write_seq) - h->seq;
 	if (unseen > 0)

@@ -12,7 +12,7 @@ enum { TOLD = 1, JOINED = 2 }; /* conn.told */
 
 static __always_inline u8 frames_flags(const struct conn *c)
 {
-	return c->sk & 1 ? FRAMES_TLS : 0;
+	return is_plaintext(c->sk) ? FRAMES_TLS : 0;
 }
 
 static __always_inline bool put_frames(void *record, u32 size, u32 svc)
@@ -51,7 +51,7 @@ __noinline int begin_frames(struct scratch *s, struct conn *c)
 		return false;
 	x = &s->held.e.x;
 	x->flags = 0;
-	read_endpoints(x, c->sk);
+	read_endpoints(x, sock_of(c->sk));
 	describe_frames(s, c, FRAMES_BEGIN);
 	s->out.f.len = sizeof(struct endpoints);
 	s->out.f.rest = 0;

@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 #include "scratch.h"
+#include "tls_state.h"
 
 const volatile struct settings settings SEC(".rodata");
 
@@ -163,11 +164,36 @@ struct {
 /* Arguments between a call's entry and its return, for kprobes, keyed by thread. A thread that dies in the call leaves
  * its entry, which the thread's next call or the map's LRU replaces. */
 struct {
-	__uint(type, 9 /* BPF_MAP_TYPE_LRU_HASH */);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u64);
 	__type(value, struct call);
 } calls SEC(".maps");
+
+/* Keyed by a TLS library's object. Inserted when its socket becomes known, or its plaintext is lost; deleted with the
+ * object. What a process leaves behind the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct tls_key);
+	__type(value, struct tls_link);
+} tls_links SEC(".maps");
+
+/* Keyed by thread. Inserted at its first call of a TLS library or read of TLS records; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct tls_thread);
+} tls_threads SEC(".maps");
+
+/* Keyed by process. Inserted when Python is told that TLS records were seen there; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, struct tls_told);
+} tls_told SEC(".maps");
 
 /* Work space, one per program that parses: a program never runs twice at once on a CPU, but two may interleave. */
 struct {

@@ -209,7 +209,7 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	if (status == 101 || (r && r->is_connect && status < 300)) {
 		c->upgrade = 1;
 		start_body(s, c, h, PHASE_BODY, 0);
-		leave(s, c, KIND_OTHER);
+		leave(s, c, status == 101 ? KIND_OTHER : KIND_SEEK); /* TLS may follow a CONNECT */
 	} else if (status == 204 || status == 304 || (r && r->is_head)) {
 		start_body(s, c, h, PHASE_BODY, 0);
 	} else if (s->head.chunked) {

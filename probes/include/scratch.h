@@ -89,7 +89,7 @@ struct op { /* one socket call, seen from one half */
 	u32 tid;
 	u8 response; /* the half: HALF_* */
 	u8 way;      /* SENT or RECEIVED */
-	u8 pad[6];
+	u32 other;   /* TLS: as seq, of the other way */
 };
 
 /* Where read_bytes() is, over several segments. */
@@ -134,6 +134,7 @@ struct scratch {
 	u32 mode;
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
+	u32 busy; /* uprobes may be preempted: one is at work here */
 	u64 seed; /* of the last ids; 0: none yet */
 	u64 fit_at;    /* HTTP/2: how far the call's bytes are frames */
 	u32 fit;
@@ -158,7 +159,8 @@ enum scratch_slot { /* one per program that parses */
 	SLOT_SENDPAGE,
 	SLOT_STATE,
 	SLOT_OTHER,
-	SCRATCH_SLOTS,
+	SLOT_TLS, /* and the next ones: uprobes may be preempted by one another */
+	SCRATCH_SLOTS = SLOT_TLS + 3,
 };
 
 #endif

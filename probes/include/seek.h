@@ -3,14 +3,10 @@
 #ifndef STINGLESS_SEEK_H
 #define STINGLESS_SEEK_H
 
+#include "tie.h"
 #include "h2.h"
 
 #define GIVE_UP 8 /* changes of direction that did not look like HTTP */
-
-static __always_inline struct conn *get_conn(u64 sk)
-{
-	return bpf_map_lookup_elem(&conns, &sk);
-}
 
 static __always_inline bool is_tcp(u64 sk)
 {
@@ -41,6 +37,14 @@ static __always_inline u32 received_seq(u64 sk)
 	if (!(PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE)) /* closed by a reset */
 		return seq;
 	return seq == PEEK(struct tcp_sock, sk, rcv_nxt) ? seq - 1 : seq;
+}
+
+/* Where the other half begins. */
+static __always_inline u32 other_seq(struct scratch *s)
+{
+	if (is_plaintext(s->op.sk))
+		return s->op.other;
+	return s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk);
 }
 
 /* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
@@ -108,7 +112,7 @@ static __always_inline bool join_http2(struct scratch *s, struct conn *c)
 	c->direction = received != response ? DIRECTION_SERVER : DIRECTION_CLIENT;
 	start_half(&c->half[response], s->op.seq);
 	start_frames(&c->half[response], ORIGIN, PHASE_FRAME);
-	start_half(&c->half[!response], received ? sent_seq(s->op.sk) : received_seq(s->op.sk));
+	start_half(&c->half[!response], other_seq(s));
 	start_frames(&c->half[!response], NOWHERE, PHASE_LOST);
 	return true;
 }
@@ -133,7 +137,7 @@ __noinline int seek(struct scratch *s)
 		return 0;
 	request = like_request(s, n);
 	if (!c) {
-		if (!is_tcp(s->op.sk))
+		if (!is_tcp(sock_of(s->op.sk)))
 			return 0;
 		c = new_conn(s);
 		if (!c) {
@@ -143,11 +147,15 @@ __noinline int seek(struct scratch *s)
 		}
 	}
 	c->last_way = s->op.way + 1;
+	if (like_record(s, n) && !is_plaintext(c->sk)) {
+		begin_tls(s, c);
+		return 0;
+	}
 	if (request) {
 		c->kind = KIND_HTTP;
 		c->direction = s->op.way == RECEIVED ? DIRECTION_SERVER : DIRECTION_CLIENT;
 		start_half(&c->half[HALF_REQUEST], s->op.seq);
-		start_half(&c->half[HALF_RESPONSE], s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk));
+		start_half(&c->half[HALF_RESPONSE], other_seq(s));
 		return 1;
 	}
 	if (join_http2(s, c))
@@ -180,6 +188,10 @@ static __always_inline int process(struct scratch *s, struct conn *c)
 {
 	if (c)
 		doubt(s, c);
+	if (c && c->kind == KIND_TLS) {
+		take_sign(c, s->op.way);
+		return 0;
+	}
 	if (!c || c->kind == KIND_SEEK) {
 		if (!seek(s))
 			return 0;

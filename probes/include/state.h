@@ -53,7 +53,8 @@ enum mode {
 
 enum kind {
 	KIND_SEEK,  /* not known to be HTTP (yet, or any more) */
-	KIND_OTHER, /* given up for good */
+	KIND_OTHER, /* given up for good, or its plaintext is followed elsewhere */
+	KIND_TLS,   /* carries TLS records, and whose they are is not known yet */
 	KIND_HTTP,
 	KIND_HTTP2,
 };
@@ -106,7 +107,8 @@ struct held { /* a request that waits for its response */
 };
 
 struct conn {
-	u64 sk;
+	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
+	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
 	struct half half[2];
 	u64 resp_first_ns;
 	u64 response_bytes;
@@ -123,6 +125,7 @@ struct conn {
 	u8 response_chunked;
 	u8 upgrade;
 	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
+	u8 tls; /* carries TLS records: the plaintext may have a connection of its own */
 	u8 told;     /* HTTP/2: its BEGIN is in the ring */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;

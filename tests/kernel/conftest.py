@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,8 @@ from instrumenter.sizes import Sizes, kernel_settings, make_histograms
 pytest.register_assert_rewrite("kernel.harness")  # before its import: its assertions are the tests' own
 
 from kernel.harness import Peer, Wire  # noqa: E402
+from kernel.secure import WAYS, Way  # noqa: E402
+from kernel.tls import certificate  # noqa: E402
 
 MAPS = MapSizes(exchanges=1 << 20, long_exchanges=1 << 20, events=1 << 18, procs=4096, conns=4096, red=2048)
 
@@ -32,6 +35,17 @@ def loaded_wire() -> Iterator[Wire]:
         program.attach()
         with closing(program.source()) as source, closing(Wire(program, source, peer, record)) as made:
             yield made
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: "-".join(way))
+def tls_way(request: pytest.FixtureRequest, pem: Path) -> Way:
+    how, version = request.param
+    return how, version, str(pem)
 
 
 @pytest.fixture

@@ -296,7 +296,12 @@ def in_order(ring: list[Seen]) -> list[Seen]:
     """Asserts that the exchanges of each connection came up in the order of their requests."""
     last: dict[object, int] = {}
     for each in ring:
-        connection = (each.connection, each.local, each.remote)  # a socket's memory is soon another's
+        connection = (
+            each.connection,
+            each.local,
+            each.remote,
+            int(each.x["key"]["tls"]),
+        )  # a socket's memory is soon another's
         before = last.get(connection, each.request_seq)
         assert (each.request_seq - before) & 0xFFFFFFFF < 1 << 31, f"{each.row} came up too late"
         last[connection] = each.request_seq

@@ -9,6 +9,8 @@ The rule: no operation waits for time; both ends of a connection may live here, 
 from __future__ import annotations
 
 import array
+import gc
+import importlib
 import json
 import os
 import select
@@ -143,6 +145,19 @@ class Actor:
 
     def op_dup(self, name: str, new: str) -> None:
         self.add(new, self.sockets[name].dup())
+
+    def op_load(self, name: str) -> None:
+        """A Python module, with the libraries that it needs."""
+        importlib.import_module(name)
+
+    def op_collect(self) -> None:
+        """What was closed is freed, too."""
+        gc.collect()
+
+    def op_tls(self, client: str, server: str, how: str, version: str, pem: str) -> None:
+        """From now on both ends of a connection speak TLS."""
+        wrap = getattr(importlib.import_module("kernel.tls"), how)
+        self.sockets[client], self.sockets[server] = wrap(self.sockets[client], self.sockets[server], pem, version)
 
     def op_now(self) -> int:
         """CLOCK_MONOTONIC in ns."""

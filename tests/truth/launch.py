@@ -7,6 +7,7 @@ workers. A program that is missing is an error that names the remedy, never a sk
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from kernel.tls import certificate
 from running import ROOT, until
 
 HERE: Final = Path(__file__).parent
@@ -39,7 +41,18 @@ def clean_environment() -> dict[str, str]:
     """Of a service or client: nothing in it names it, configures telemetry, or sends its requests to a proxy."""
     told = ("OTEL_", "STINGLESS_", "PYTEST_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(told) and not k.lower().endswith("_proxy")}
-    return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
+    trusting = dict.fromkeys(
+        ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), str(pem())
+    )
+    return kept | trusting | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@functools.cache
+def pem() -> Path:
+    """The key and certificate of all services that speak TLS, which every client trusts."""
+    folder = ROOT / "build" / "truth"
+    folder.mkdir(parents=True, exist_ok=True)
+    return certificate(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +64,10 @@ class Service:
     command: Callable[[int, Path], list[str]]
     odd: Mapping[tuple[str, str], int]
     sleeps: bool = True  # /slow takes 30 ms
+    scheme: str = "http"
 
 
-def _files(folder: Path) -> Path:
+def files(folder: Path) -> Path:
     """The routes as files, for servers of files."""
     files = folder / "files"
     (files / "users").mkdir(parents=True)
@@ -63,15 +77,18 @@ def _files(folder: Path) -> Path:
     return files
 
 
-def _nginx(port: int, folder: Path) -> list[str]:
-    _files(folder)
+def nginx(port: int, folder: Path, tls: str = "") -> list[str]:
+    """tls: what follows the port in `listen`, and further directives."""
+    files(folder)
     text = (HERE / "services" / "nginx.conf").read_text()
-    (folder / "nginx.conf").write_text(text.replace("PORT", str(port)).replace("FOLDER", str(folder)))
+    (folder / "nginx.conf").write_text(
+        text.replace("PORT", str(port)).replace("FOLDER", str(folder)).replace("TLS", tls)
+    )
     return [program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
 def _http_server(port: int, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(_files(folder)), str(port)]
+    return [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(files(folder)), str(port)]
 
 
 def _gunicorn(port: int, _: Path) -> list[str]:
@@ -99,7 +116,7 @@ def _go(port: int, _: Path) -> list[str]:
 
 
 SERVICES: Final = (
-    Service("nginx", "nginx", _nginx, {}, sleeps=False),
+    Service("nginx", "nginx", nginx, {}, sleeps=False),
     Service("http.server", "http.server", _http_server, {("GET", "/boom"): 404, ("POST", "/echo"): 501}, sleeps=False),
     Service("gunicorn+flask", "flaskshop", _gunicorn, {}),
     Service("uvicorn+fastapi", "fastshop", _uvicorn, {}),
@@ -137,7 +154,7 @@ class Running:
         return self.process.pid
 
     def url(self, target: str) -> str:
-        return f"http://127.0.0.1:{self.port}{target}"
+        return f"{self.service.scheme}://127.0.0.1:{self.port}{target}"
 
     def listening(self) -> Self:
         """Waits until the port accepts; what is opened here says nothing and is closed."""

@@ -7,6 +7,7 @@ program's; between the two nobody looks at a clock. most: by this program's, con
 """
 
 import json
+import os
 import sys
 import time
 from datetime import timedelta
@@ -17,6 +18,7 @@ import requests
 
 def main() -> None:
     session = requests.Session()
+    session.verify = os.environ["REQUESTS_CA_BUNDLE"]
     for line in Path(sys.argv[1]).read_text().splitlines():
         number, method, url, size, headers = json.loads(line)
         if sys.argv[2] == "oneshot":

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * Plaintext of TLS libraries: calls of their functions become ops on a connection whose key is the socket's with bit 0
+ * set. Its positions count the object's plaintext. As with sockets, a client's request is taken before the call, a
+ * server's response after it. Plaintext of an object that is tied to no socket is counted as lost, once.
+ */
+#ifndef STINGLESS_TLS_H
+#define STINGLESS_TLS_H
+
+#include "socket.h"
+#include <bpf/bpf_tracing.h>
+
+#define TLS_KIND (TLS_RETURN - 1)
+
+static __always_inline bool writes(u32 kind)
+{
+	return kind >= TLS_WRITE && kind <= TLS_SENDFILE;
+}
+
+/* Work space that no program which this one preempted is using. */
+static __always_inline struct scratch *take_scratch(void)
+{
+	struct scratch *s;
+
+#pragma clang loop unroll(full)
+	for (u32 slot = SLOT_TLS; slot < SCRATCH_SLOTS; slot++) {
+		s = get_scratch(slot);
+		if (s && !__sync_lock_test_and_set(&s->busy, 1))
+			return s;
+	}
+	return NULL;
+}
+
+static __always_inline void describe_plaintext(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc,
+					       u8 way, u64 len)
+{
+	describe_op(s, link->sk | 1, svc, way, way == SENT ? link->sent : link->received, len);
+	s->op.other = way == SENT ? link->received : link->sent;
+	s->op.buf.kind = t->kind == TLS_SENDFILE ? BUF_NONE : BUF_FLAT;
+	s->op.buf.base = t->buf;
+	s->op.buf.skip = 0;
+}
+
+/* The call's arguments, and whether the object is tied. */
+static __always_inline struct tls_link *note_call(struct tls_thread *t, struct pt_regs *ctx, u32 call, u32 kind)
+{
+	u64 ssl = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
+	struct tls_link *link = get_link(ssl);
+
+	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
+	barrier_var(fifth);
+	if (!link && t->received) {
+		if (!writes(kind))
+			suppose(get_conn(t->received), ssl);
+		t->received = 0;
+		link = get_link(ssl);
+	}
+	t->ssl = ssl;
+	t->kind = kind;
+	t->maybe = !!(call & TLS_MAYBE);
+	t->buf = PT_REGS_PARM2(ctx);
+	t->len = PT_REGS_PARM3(ctx);
+	t->out = kind == TLS_WRITE_EX2 ? fifth : fourth;
+	t->begin_ns = bpf_ktime_get_ns();
+	t->late = !link;
+	return link;
+}
+
+/* Whether the op in *s is to be processed. */
+static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
+{
+	u32 kind = call & TLS_KIND;
+	struct tls_thread *t = get_thread();
+	struct tls_link *link;
+
+	if (!t)
+		return false;
+	link = note_call(t, ctx, call, kind);
+	if (!link || !writes(kind) || kind == TLS_SENDFILE || !sends_matter(get_conn(link->sk | 1), t->len) ||
+	    is_closed(link->sk))
+		return false;
+	if (kind == TLS_WRITE)
+		t->len = (u32)t->len; /* an int */
+	describe_plaintext(s, link, t, svc, SENT, t->len);
+	return true;
+}
+
+/* Bytes that the call moved. */
+static __always_inline s64 moved(struct tls_thread *t, struct pt_regs *ctx)
+{
+	s64 bytes = PT_REGS_RC(ctx);
+
+	if (t->kind == TLS_READ || t->kind == TLS_WRITE)
+		return (s32)bytes;
+	if (t->kind == TLS_SENDFILE)
+		return bytes;
+	if (t->kind == TLS_OTHER || (s32)bytes != 1 || bpf_probe_read_user(&bytes, sizeof(bytes), (void *)t->out))
+		return -1;
+	return bytes;
+}
+
+/* Plaintext of a connection whose socket is not known: the same connection is counted once. */
+static __always_inline void lose_plaintext(u64 ssl, u32 svc)
+{
+	struct tls_link *link, fresh = { .lost = 1 };
+	struct tls_key key;
+
+	tls_key(&key, ssl);
+	link = bpf_map_lookup_elem(&tls_links, &key);
+	if (link && link->lost)
+		return;
+	if (link)
+		link->lost = 1;
+	else
+		bpf_map_update_elem(&tls_links, &key, &fresh, BPF_ANY);
+	count_loss(svc, LOSS_TLS_UNLINKED);
+}
+
+static __always_inline bool plaintext_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc,
+					   u64 bytes)
+{
+	struct conn *c = get_conn(link->sk | 1);
+	bool matters = returns_matter(c) || (t->late && (!c || c->kind != KIND_OTHER));
+
+	if (matters && !is_body(c, SENT, link->sent, bytes)) {
+		describe_plaintext(s, link, t, returns_matter(c) ? c->svc : svc, SENT, bytes);
+		if (t->late)
+			s->op.now = t->begin_ns;
+	} else {
+		matters = false;
+	}
+	link->sent += bytes;
+	return matters;
+}
+
+static __always_inline bool plaintext_received(struct scratch *s, struct tls_link *link, struct tls_thread *t, u64 bytes)
+{
+	struct conn *c = get_conn(link->sk | 1);
+	bool matters = !c || c->kind != KIND_OTHER;
+	u32 svc = reader(c);
+
+	if (matters && svc && !is_body(c, RECEIVED, link->received, bytes))
+		describe_plaintext(s, link, t, svc, RECEIVED, bytes);
+	else
+		matters = false;
+	link->received += bytes;
+	return matters;
+}
+
+/* Whether the op in *s is to be processed. */
+static __always_inline bool leave_call(struct scratch *s, struct pt_regs *ctx, u32 svc)
+{
+	struct tls_thread *t = get_thread();
+	struct tls_link *link;
+	s64 bytes;
+	u64 ssl;
+
+	if (!t || !t->ssl)
+		return false;
+	ssl = t->ssl;
+	t->ssl = 0;
+	bytes = moved(t, ctx);
+	link = get_link(ssl);
+	t->worked = link ? 0 : ssl;
+	if (!link && bytes > 0 && !t->maybe)
+		lose_plaintext(ssl, svc);
+	if (!link || bytes < 0)
+		return false;
+	if (bytes)
+		return writes(t->kind) ? plaintext_sent(s, link, t, svc, bytes) : plaintext_received(s, link, t, bytes);
+	if (t->kind == TLS_READ)
+		on_end_of_stream(get_conn(link->sk | 1));
+	return false;
+}
+
+static __always_inline void on_tls_call(struct pt_regs *ctx, u32 call, u32 svc)
+{
+	struct scratch *s = take_scratch();
+	bool some;
+
+	if (!s)
+		return;
+	some = call & TLS_RETURN ? leave_call(s, ctx, svc) : enter_call(s, ctx, call, svc);
+	if (some)
+		process(s, get_conn(s->op.sk));
+	s->busy = 0;
+}
+
+static __always_inline void on_tls_free(u64 ssl)
+{
+	struct tls_key key;
+
+	tls_key(&key, ssl);
+	bpf_map_delete_elem(&tls_links, &key);
+}
+
+#endif

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
+/* Functions of TLS libraries, at their entries and returns; the cookie says which (enum tls_call). One program, as each
+ * that parses is verified apart. */
+#include "tls.h"
+#include <bpf/bpf_tracing.h>
+
+SEC("uprobe")
+int tls_call(struct pt_regs *ctx)
+{
+	u32 call = bpf_get_attach_cookie(ctx), svc = watched();
+
+	if (!svc)
+		return 0;
+	if ((call & TLS_KIND) == TLS_FREE)
+		on_tls_free(PT_REGS_PARM1(ctx));
+	else
+		on_tls_call(ctx, call, svc);
+	return 0;
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS for scripted connections: both ends of one, encrypted by Python's OpenSSL, on its sockets or through memory.
+
+In: two connected sockets. Out: objects like sockets, whose bytes are plaintext. The rule: a handshake is what a program
+of that kind does: on sockets each end blocks in a thread of its own; through memory one thread moves every record.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+
+TIMEOUT_S = 60.0
+
+
+def certificate(folder: Path) -> Path:
+    """A file with a key and a self-signed certificate for localhost."""
+    path = folder / "localhost.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", path, "-out", path, *names], check=True, capture_output=True)
+    return path
+
+
+def contexts(pem: str, version: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of client and server. version: "TLSv1_2" or "TLSv1_3"."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made[0].check_hostname, made[0].verify_mode = False, ssl.CERT_NONE
+    made[1].load_cert_chain(pem)
+    for context in made:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    return made
+
+
+class Memory:
+    """A connection whose records this class moves between two memory BIOs and the socket."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server: bool) -> None:
+        self._sock, self._in, self._out = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server, None if server else "localhost")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def step(self) -> bool:
+        """Goes on with the handshake; whether it is over."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self.flush()
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        if data := self._out.read():
+            self._sock.sendall(data)
+
+    def fill(self) -> None:
+        data = self._sock.recv(65536)
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+
+    def send(self, data: bytes) -> int:
+        sent = self._tls.write(data)
+        self.flush()
+        return sent
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                self.fill()
+            except ssl.SSLEOFError:
+                return b""
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def on_sockets(
+    client: socket.socket, server: socket.socket, pem: str, version: str
+) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    here, there = contexts(pem, version)
+    accepted: list[ssl.SSLSocket] = []
+    thread = threading.Thread(target=lambda: accepted.append(there.wrap_socket(server, server_side=True)))
+    thread.start()
+    connected = here.wrap_socket(client, server_hostname="localhost")
+    thread.join(TIMEOUT_S)
+    return connected, accepted[0]
+
+
+def through_memory(client: socket.socket, server: socket.socket, pem: str, version: str) -> tuple[Memory, Memory]:
+    here, there = contexts(pem, version)
+    ends = Memory(client, here, False), Memory(server, there, True)
+    over = [ends[0].step(), False]
+    while not all(over):
+        for i in (1, 0):
+            if not over[i]:
+                ends[i].fill()
+                over[i] = ends[i].step()
+    return ends
