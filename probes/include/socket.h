@@ -4,8 +4,7 @@
  *   on_send_enter  bytes are about to be written: a client's requests begin here, before the peer can see them
  *   on_send_exit   bytes were written: a server's responses are read here, when the memory is certainly there
  *   on_receive     bytes were read
- *   on_state       the connection moved on (tracepoint sock:inet_sock_set_state)
- *   on_destroy     the socket goes (tracepoint tcp:tcp_destroy_sock)
+ * and ending.h for its end.
  */
 #ifndef STINGLESS_SOCKET_H
 #define STINGLESS_SOCKET_H
@@ -161,114 +160,6 @@ static __always_inline void on_end_of_stream(struct conn *c)
 	if (c && c->kind == KIND_HTTP && c->direction == DIRECTION_CLIENT &&
 	    c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun)
 		finish_all(c, OUTCOME_COMPLETE, bpf_ktime_get_ns());
-}
-
-static __always_inline void delete_conn(u64 sk)
-{
-	bpf_map_delete_elem(&conns, &sk);
-	conn_changed();
-}
-
-static __always_inline void end_connection(struct conn *c, u32 outcome)
-{
-	if (c->kind == KIND_HTTP2)
-		end_frames(c, outcome);
-	else
-		finish_all(c, outcome, bpf_ktime_get_ns());
-}
-
-static __always_inline u32 outcome_at_close(struct conn *c, u64 sk, u32 new_state)
-{
-	bool over = is_plaintext(c->sk) && c->peer_closed; /* then a reset only answers the library's alert about that */
-
-	if (PEEK(struct sock, sk, sk_err) && new_state == TCP_CLOSE && !over)
-		return OUTCOME_RESET;
-	if (PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE) /* the peer's FIN is in, whatever state it met */
-		c->peer_closed = 1;
-	if (c->half[HALF_RESPONSE].phase == PHASE_UNTIL_CLOSE && c->response_begun &&
-	    (c->direction == DIRECTION_SERVER || c->peer_closed))
-		return OUTCOME_COMPLETE;
-	return c->peer_closed ? OUTCOME_PEER_CLOSED : OUTCOME_LOCAL_CLOSED;
-}
-
-/* Is the connection over, but bytes that came before that are still to be read? A TLS library may hold some that are
- * read already. */
-static __always_inline bool to_be_read(struct conn *c, u64 sk)
-{
-	if (PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DEAD)
-		return false;
-	if (c->kind < KIND_HTTP)
-		return c->tls;
-	return is_plaintext(c->sk) || PEEK(struct tcp_sock, sk, copied_seq) != PEEK(struct tcp_sock, sk, rcv_nxt);
-}
-
-__noinline int conn_moved(u64 key, u32 new_state)
-{
-	struct conn *c = get_conn(key);
-	u64 sk = sock_of(key);
-	bool ours; /* the watched process will write no more, and, unless it is a half-closing client, read no more */
-
-	if (!c)
-		return 0;
-	if (new_state == TCP_CLOSE_WAIT)
-		c->peer_closed = 1;
-	ours = new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK;
-	if (ours && c->direction == DIRECTION_CLIENT && PEEK(struct sock, sk, sk_shutdown) != SHUTDOWN_MASK)
-		ours = false;
-	if (!ours && new_state != TCP_CLOSE)
-		return 0;
-	if (new_state == TCP_CLOSE && to_be_read(c, sk)) {
-		c->ended_by = outcome_at_close(c, sk, new_state) + 1;
-		return 0; /* to on_destroy */
-	}
-	if (c->kind >= KIND_HTTP)
-		end_connection(c, outcome_at_close(c, sk, new_state));
-	if (new_state == TCP_CLOSE)
-		delete_conn(key);
-	else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2)
-		c->kind = KIND_OTHER;
-	return 0;
-}
-
-static __always_inline void on_state(struct sock *sk, int new_state)
-{
-	u64 key = (u64)sk;
-	struct conn *c = get_conn(key);
-
-	if (!c)
-		return;
-	key = c->sk; /* a number, not a pointer, to the verifier */
-	if (c->tls)
-		conn_moved(key | 1, new_state);
-	conn_moved(key, new_state);
-}
-
-__noinline int conn_gone(u64 key)
-{
-	struct conn *c = get_conn(key);
-	bool fin;
-
-	if (!c)
-		return 0;
-	fin = PEEK(struct sock_common, sock_of(key), skc_flags) & 1 << SOCK_DONE;
-	if (c->kind >= KIND_HTTP)
-		end_connection(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET);
-	delete_conn(key);
-	return 0;
-}
-
-/* The socket goes. Only connections that were read from after their end are still here. */
-static __always_inline void on_destroy(struct sock *sk)
-{
-	u64 key = (u64)sk;
-	struct conn *c = get_conn(key);
-
-	if (!c)
-		return;
-	key = c->sk;
-	if (c->tls)
-		conn_gone(key | 1);
-	conn_gone(key);
 }
 
 #endif

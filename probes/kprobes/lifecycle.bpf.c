@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
 /* Life of processes and connections. Tracepoints, in every attach mode: they are stable and fire once per change. */
-#include "socket.h"
+#include "ending.h"
 #include <bpf/bpf_tracing.h>
 
 static __always_inline void add_process(struct task_struct *task, u32 kind, struct process *p, const char *filename)

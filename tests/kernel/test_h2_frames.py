@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from instrumenter.bpf.abi import Direction, Loss, Outcome, Protocol
-from kernel.harness import Row, Talk, Wire, check_times
+from kernel.harness import Talk, Wire
 from kernel.http1 import answer, head
 from kernel.http2 import ACK, SETTINGS, START, Side, block_frames, data, frame
+from kernel.seen import Row, check_times
 
 pytestmark = pytest.mark.kernel
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.histogram import exponential_size_bounds
-from kernel.harness import Row, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, head
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.bpf.abi import Flag, Loss, Outcome
-from kernel.harness import Row, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, chunks, head, response_head
+from kernel.seen import Row
 from kernel.test_wire_splits import bytewise, messages
 
 pytestmark = pytest.mark.kernel

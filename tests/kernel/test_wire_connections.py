@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.bpf.abi import Direction, Flag
-from kernel.harness import Row, Seen, Talk, Wire
+from kernel.harness import Talk, Wire
 from kernel.http1 import answer, head
+from kernel.seen import Row, Seen
 
 pytestmark = pytest.mark.kernel
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from instrumenter.bpf.abi import Direction, Flag, Outcome, Protocol
-from kernel.harness import Row, Talk, Wire
+from kernel.harness import Talk, Wire
 from kernel.http1 import answer, chunks, head, response_head
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 

@@ -8,8 +8,9 @@ import hashlib
 import pytest
 
 from instrumenter.bpf.abi import Loss
-from kernel.harness import Row, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, head
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 

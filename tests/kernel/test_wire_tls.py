@@ -9,9 +9,10 @@ from contextlib import closing
 import pytest
 
 from instrumenter.bpf.abi import Flag, Outcome, Protocol
-from kernel.harness import Row, Seen, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, chunks, head, response_head
 from kernel.secure import Way, attach, more, secure
+from kernel.seen import Row, Seen
 from kernel.test_wire_splits import messages
 
 pytestmark = pytest.mark.kernel

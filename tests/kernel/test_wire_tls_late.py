@@ -8,9 +8,10 @@ from contextlib import closing
 import pytest
 
 from instrumenter.bpf.abi import Loss
-from kernel.harness import Row, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, head
 from kernel.secure import Way, attach, more, secure
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.harness import Row, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, head, response_head
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 
