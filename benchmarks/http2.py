@@ -113,11 +113,11 @@ def measure(kind: str, exchanges: int) -> dict[str, float]:
 
     def rows() -> int:
         streams = Streams(Recorded.sampling(), exponential(), counters)
-        return sum(len(batch.x) for raw in raws for batch in streams.take(raw, 0))
+        return sum(len(batch.x) for raw in raws for batch in streams.take(raw))
 
     def spans() -> int:
         streams, namer = Streams(Recorded.sampling(), exponential(), counters), Namer(FixedRegistry(), counters)
-        return sum(len(named) for raw in raws for batch in streams.take(raw, 0) for named in namer.batches(batch, 0))
+        return sum(len(named) for raw in raws for batch in streams.take(raw) for named in namer.batches(batch, 0))
 
     out = {}
     for name, stage in (("frames", frames), ("rows", rows), ("spans", spans)):

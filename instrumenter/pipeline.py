@@ -78,7 +78,7 @@ class Pipeline:
                 self._counters.add("events.failed", len(records.events))
         made: list[Exchanges] = []
         with self._guard("frames of HTTP/2 connections could not be read"):
-            made = self._streams.take(records.frames, time.monotonic_ns())
+            made = self._streams.take(records.frames)
         for whole in (*records.exchanges, *made):
             for start in range(0, len(whole.x), BATCH_ROWS):
                 rows = slice(start, start + BATCH_ROWS)

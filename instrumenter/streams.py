@@ -48,9 +48,12 @@ class Streams:
         """The kernel's counts and those made here, as one map."""
         return BothReds(kernel, self._counted)
 
-    def take(self, frames: bytes, now_ns: int) -> list[Exchanges]:
-        """What became finished by these records. now_ns: CLOCK_MONOTONIC."""
-        finished: list[Finished] = self._records.take(frames) if frames else []
+    def take(self, frames: bytes) -> list[Exchanges]:
+        """What became finished by these records."""
+        if not frames:
+            return []
+        finished: list[Finished] = self._records.take(frames)
+        now_ns = self._records.now_ns
         if now_ns - self._looked_ns > _LOOK_NS:
             self._looked_ns = now_ns
             finished += self._records.expire(now_ns - _QUIET_NS)

@@ -170,3 +170,17 @@ def test_replay_in_time(tmp_path: Path) -> None:
     assert flat(source.poll(5))[0] == [2]
     assert 0.09 < time.monotonic() - start < 5
     source.close()
+
+
+def test_frames_are_given_again_with_their_poll(tmp_path: Path) -> None:
+    """As they lay in the ring, beside the exchanges and events of the same poll."""
+    frames = bytes(range(256)) * 3
+    record(tmp_path / "r", batch(1)._replace(frames=frames), nothing(7)._replace(frames=frames[:8]), batch(events=(5,)))
+    source = FileSource(tmp_path / "r")
+    polls = []
+    while not source.exhausted:
+        polls.append(source.poll(0.0))
+    source.close()
+    assert [(flat(poll)[0], flat(poll)[1], poll.frames) for poll in polls] == [
+        ([1], [], frames), ([], [], frames[:8]), ([], [5], b""),
+    ]  # fmt: skip

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from exchanges import SECOND, FixedRegistry, exchange, together
+from protocols.kernel_records import KernelHalf, begin
+from protocols.wire import frame
 
 from instrumenter.bpf.abi import EVENT
 from instrumenter.histogram import exponential
+from instrumenter.protocols.http2_events import Half
 from instrumenter.recording import Recorder
 from instrumenter.records import Exchanges, Records, nothing
 from instrumenter.replay import Recorded, describe
@@ -83,3 +86,22 @@ def test_counts_as_the_kernel_does() -> None:
     assert {int(i): int(by_svc[1]["duration"][i]) for i in np.flatnonzero(by_svc[1]["duration"])} == {100: 4}
     recorded.delete_red(keys[:1])
     assert len(recorded.read_red()[0]) == 1
+
+
+def test_frames_of_a_recording_become_spans(tmp_path: Path) -> None:
+    """An HTTP/2 exchange of a selected service, read out of the recorded frames; counted and exported once."""
+    asked = frame(1, 5, 1, b"\x82\x86\x84")
+    answered = frame(1, 5, 1, b"\x88")
+    halves = [KernelHalf(64, half) for half in Half]
+    raw = begin(64) + b"".join(halves[0].feed(asked, 10**9) + halves[1].feed(answered, 2 * 10**9))
+    recorder = Recorder(tmp_path / "day.rec", Given())
+    recorder.write(nothing(5 * SECOND)._replace(frames=raw))
+    recorder.describe(describe({1}, FixedRegistry((1,))))
+    recorder.close()
+    code = "import sys; from instrumenter.cli import main; sys.exit(main())"
+    arguments = [sys.executable, "-c", code, "replay", str(tmp_path / "day.rec"), "--console"]
+    done = subprocess.run(arguments, env={}, capture_output=True, text=True, timeout=60, check=False)
+    spans = [said for line in done.stdout.splitlines() if "trace_id" in (said := json.loads(line))]
+    found = [(s["name"], s["duration"], s["attributes"]["http.response.status_code"]) for s in spans]
+    assert found == [("GET /", 1.0, 200)], done.stderr
+    assert "1 exported, 0 sampled out, 0 lost of 1" in done.stderr

@@ -216,6 +216,7 @@ class FrameRecords:
 
     def __init__(self, max_connections: int = MAX_CONNECTIONS) -> None:
         self.counts = Counts()
+        self.now_ns = 0  # of the newest record
         self._max = max_connections
         self._known: OrderedDict[int, Followed] = OrderedDict()
 
@@ -225,7 +226,7 @@ class FrameRecords:
     def take(self, raw: bytes) -> list[Finished]:
         """Records, one behind the other, each behind the ring's own header, from multiples of 8 on."""
         done: list[Finished] = []
-        at, size = 0, len(raw)
+        at, size, now_ns = 0, len(raw), 0
         while at + _RECORD.size <= size:
             (length, key, now_ns, number, svc, tgid, tid, count, rest, kind, flags, half, direction,
              outcome) = _RECORD.unpack_from(raw, at)  # fmt: skip
@@ -250,6 +251,7 @@ class FrameRecords:
                     _upgrade(followed.connection, raw[start : start + count], Origin(svc, tgid, tid, 0), now_ns)
             elif kind == _END:
                 self._close(key, _OUTCOMES.get(outcome, Outcome.UNREADABLE), now_ns, done)
+        self.now_ns = max(self.now_ns, now_ns)
         return done
 
     def expire(self, before_ns: int) -> list[Finished]:

@@ -123,7 +123,7 @@ class Wire:
     def begin(self, watch: bool = True) -> None:
         """A fresh service: what earlier tests left has another number."""
         while records := self.source.drain():
-            self._streams.take(records.frames, time.monotonic_ns())
+            self._streams.take(records.frames)
         self.svc += 1
         self._losses = self.program.read_losses()
         if watch:
@@ -156,7 +156,7 @@ class Wire:
             assert time.monotonic() < deadline, f"the fence did not come up; {found}"
             batch = []
             records = self.source.drain()
-            made = self._streams.take(records.frames, time.monotonic_ns())
+            made = self._streams.take(records.frames)
             for ring in records.exchanges:
                 batch += in_order(self._own(ring))
             for ring in made:
