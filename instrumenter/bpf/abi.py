@@ -100,6 +100,8 @@ class TlsCall(IntEnum):
     SENDFILE = 6
     OTHER = 7
     FREE = 8
+    GO_READ = 9
+    GO_WRITE = 10
     RETURN = 64
 
 

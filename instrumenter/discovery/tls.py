@@ -41,8 +41,10 @@ CALLS: Final = {
     "gnutls_record_recv": TlsCall.READ, "gnutls_record_recv_seq": TlsCall.READ,
     "gnutls_record_send": TlsCall.WRITE, "gnutls_record_send2": TlsCall.WRITE,
     "gnutls_handshake": TlsCall.OTHER, "gnutls_deinit": TlsCall.FREE,
+    "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
 }  # fmt: skip
 
+_ONCE: Final = (TlsCall.FREE, TlsCall.GO_READ, TlsCall.GO_WRITE)  # no probe at the return
 START_S: Final = 1.0  # longest wait at the start
 UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
 _LOOKED_AT: Final = (EventKind.EXEC, EventKind.SEEN, EventKind.LISTEN, EventKind.TLS)
@@ -70,11 +72,11 @@ def points_of(library: TlsLibrary) -> list[Point]:
     """Where probes go in a library; none if its functions are not known to the kernel side."""
     points = []
     for name, symbol in library.functions.items():
-        call = CALLS.get(name)
+        call = CALLS.get(name.partition("+")[0])
         if call is None:
             continue
         points.append(Point(symbol.offset, call))
-        if call != TlsCall.FREE:
+        if call not in _ONCE:
             points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
     return points
 

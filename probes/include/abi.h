@@ -207,6 +207,8 @@ enum tls_call {
 	TLS_SENDFILE = 6,  /* bytes; no memory to read */
 	TLS_OTHER = 7,     /* works on the connection, moves no plaintext: handshake, peek */
 	TLS_FREE = 8,      /* the object goes */
+	TLS_GO_READ = 9,   /* crypto/tls.(*Conn).Read at a RET: bytes in the first register, arguments on the stack */
+	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 };
 
