@@ -66,6 +66,7 @@ class EventKind(IntEnum):
     LISTEN = 4
     SEEN = 5
     TLS = 6
+    ROUTE = 7
 
 
 class Loss(IntEnum):
@@ -102,6 +103,8 @@ class TlsCall(IntEnum):
     FREE = 8
     GO_READ = 9
     GO_WRITE = 10
+    GO_SERVE = 11
+    GO_SERVE_1_22 = 12
     RETURN = 64
 
 
@@ -194,6 +197,7 @@ EXCHANGE_LONG = _struct(("x", EXCHANGE), ("text", "u1", (TEXT_LONG,)))
 EVENT = _struct(
     ("time_ns", "<u8"),
     ("cgroup_id", "<u8"),
+    ("route", "<u8"),
     ("kind", "<u4"),
     ("tgid", "<u4"),
     ("parent_tgid", "<u4"),

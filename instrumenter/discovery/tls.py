@@ -42,9 +42,10 @@ CALLS: Final = {
     "gnutls_record_send": TlsCall.WRITE, "gnutls_record_send2": TlsCall.WRITE,
     "gnutls_handshake": TlsCall.OTHER, "gnutls_deinit": TlsCall.FREE,
     "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
+    "net/http.(*conn).serve": TlsCall.GO_SERVE, "net/http.(*conn).serve 1.22": TlsCall.GO_SERVE_1_22,
 }  # fmt: skip
 
-_ONCE: Final = (TlsCall.FREE, TlsCall.GO_READ, TlsCall.GO_WRITE)  # no probe at the return
+_ONCE: Final = frozenset((TlsCall.FREE, *(call for call in TlsCall if call.name.startswith("GO_"))))  # no return
 START_S: Final = 1.0  # longest wait at the start
 UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
 _LOOKED_AT: Final = (EventKind.EXEC, EventKind.SEEN, EventKind.LISTEN, EventKind.TLS)

@@ -100,9 +100,13 @@ static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
 
 static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc)
 {
-	struct conn *c = get_conn(link->sk | 1);
+	struct conn *c = get_conn(link->sk | 1), *own;
 	bool matters = (!c || c->kind != KIND_OTHER) && !is_closed(link->sk);
 
+	if (c && !c->go_http && c->direction == DIRECTION_SERVER) {
+		own = get_conn(link->sk);
+		c->go_http = own ? own->go_http : 0;
+	}
 	if (matters && !is_body(c, SENT, link->sent, t->len))
 		describe_plaintext(s, link, t, svc, SENT, t->len);
 	else
@@ -133,13 +137,34 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc);
 }
 
+/* net/http begins to serve a connection. */
+static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release, u32 svc)
+{
+	struct conn *c;
+	u64 sk;
+
+	find_go_socket(s, http + GO_CONN_RWC);
+	sk = s->op.sk;
+	if (!sk)
+		return;
+	c = get_conn(sk);
+	if (!c) {
+		describe_op(s, sk, svc, RECEIVED, 0, 0);
+		c = new_conn(s);
+	}
+	if (c)
+		c->go_http = http | release;
+}
+
 static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 svc)
 {
 	struct scratch *s = take_scratch();
 
 	if (!s)
 		return;
-	if (take_go_call(s, ctx, call, svc))
+	if (call >= TLS_GO_SERVE)
+		on_go_serve(s, GO_FIRST(ctx), call == TLS_GO_SERVE_1_22 ? GO_1_22 : 0, svc);
+	else if (take_go_call(s, ctx, call, svc))
 		process(s, get_conn(s->op.sk));
 	s->busy = 0;
 }

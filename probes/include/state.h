@@ -76,6 +76,7 @@ struct held { /* a request that waits for its response */
 struct conn {
 	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
 	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
+	u64 go_http; /* Go: the net/http.conn that serves it; bit 0: of 1.22 */
 	struct half half[2];
 	u64 resp_first_ns;
 	u64 response_bytes;
@@ -202,8 +203,7 @@ struct gather {
 	u32 end;
 };
 
-/* Where route_hash() is. Here and not on the stack, as everything that a loop changes: the verifier follows what is on
- * the stack value by value, and would walk each turn. */
+/* Where route_hash() is. Not on the stack, which the verifier follows value by value: it would walk each turn. */
 struct route {
 	u64 hash;
 	u64 kept;    /* hash before the last segment that may be folded */
@@ -233,13 +233,13 @@ struct scratch {
 	u64 off;     /* into the call: where the next bytes are read */
 	u32 want;    /* how many */
 	u32 before;  /* bytes in win before the last read */
-	u32 mode;
-	u32 leaving_to; /* kind */
+	u32 mode, leaving_to; /* enum mode; enum kind */
 	u32 slot; /* which scratch this is */
 	u32 busy; /* uprobes may be preempted: one is at work here */
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
+	struct event event;
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
 	u8 win[WIN_SIZE + 64];

@@ -13,7 +13,7 @@ int tls_call(struct pt_regs *ctx)
 		return 0;
 	if (call == TLS_FREE)
 		on_tls_free(PT_REGS_PARM1(ctx));
-	else if (call == TLS_GO_READ || call == TLS_GO_WRITE)
+	else if (call >= TLS_GO_READ && call <= TLS_GO_SERVE_1_22)
 		on_go_call(ctx, call, svc);
 	else
 		on_tls_call(ctx, call, svc);

@@ -27,10 +27,11 @@ import (
 )
 
 // A job: each of `Connections` clients, on a connection of its own, makes `Requests` requests with bodies of `Up` bytes for
-// answers of `Down` bytes, chunked if it says so. Wrap: the client's net.Conn is within another.
+// answers of `Down` bytes, chunked if it says so. Wrap: the client's net.Conn is within another. Keep: jobs share a
+// connection.
 type job struct {
 	Connections, Requests, Up, Down int
-	Chunked, Wrap                   bool
+	Chunked, Wrap, Keep             bool
 	Path                            string
 	Port                            int
 }
@@ -89,13 +90,19 @@ func dial(network, address string) (net.Conn, error) {
 	return wrapped{conn}, err
 }
 
+var kept = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+
 func client(scheme string, j job, config *tls.Config, done *sync.WaitGroup) {
 	defer done.Done()
 	transport := &http.Transport{TLSClientConfig: config}
 	if j.Wrap {
 		transport.Dial = dial
 	}
-	defer transport.CloseIdleConnections()
+	if j.Keep {
+		transport = kept
+	} else {
+		defer transport.CloseIdleConnections()
+	}
 	address := fmt.Sprintf("%s://127.0.0.1:%d%s?down=%d", scheme, j.Port, j.Path, j.Down)
 	if j.Chunked {
 		address += "&chunked=1"
@@ -121,6 +128,7 @@ func client(scheme string, j job, config *tls.Config, done *sync.WaitGroup) {
 
 func main() {
 	secure := flag.Bool("tls", true, "")
+	patterns := flag.Bool("patterns", false, "register some, which Go knows since 1.22")
 	flag.Parse()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
@@ -132,6 +140,10 @@ func main() {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", answer)
+	if *patterns {
+		mux.HandleFunc("GET /items/{id}/parts/{part...}", answer)
+		mux.HandleFunc("127.0.0.1/files/", answer)
+	}
 	go http.Serve(listener, mux)
 	fmt.Println(port)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {

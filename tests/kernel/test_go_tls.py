@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ from go_builds import OLDER, OLDEST, PIE, STRIPPED, talk
 from instrumenter.binaries.tls_libraries import Files
 from instrumenter.bpf.abi import Direction, Flag
 from instrumenter.discovery.tls import points_of
+from kernel.go_talk import Go
 from kernel.harness import NONE, Row, Seen, Wire
 
 pytestmark = pytest.mark.kernel
@@ -27,28 +25,6 @@ BUILDS = [
     ("", ()),
     ("", (*PIE, *STRIPPED)),
 ]
-
-
-class Go:
-    """A running tests/go_talk: `run` gives it a job and waits until it is done."""
-
-    def __init__(self, program: Path, *flags: str) -> None:
-        self.process = subprocess.Popen([program, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = int(self._line())
-
-    def run(self, **job: Any) -> int:
-        assert self.process.stdin is not None
-        print(json.dumps(job), file=self.process.stdin, flush=True)
-        return int(self._line())
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def close(self) -> None:
-        with self.process:
-            self.process.communicate(timeout=20)
-        assert self.process.returncode == 0
 
 
 Start = Callable[..., Go]
