@@ -39,6 +39,7 @@ http {{
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{
     listen 127.0.0.1:{port} reuseport;
+    {more}
     location / {{ root {folder}; }}
     location = /fixed {{ return 200 "a small body, as an API gives\\n"; }}
     location = /status {{ stub_status; }}
@@ -53,11 +54,11 @@ LOSS = re.compile(r"lost|dropped|failed|\bshed")
 class Nginx:
     """One worker that serves `/index.html` (a file of 128 bytes), `/fixed` (from memory) and `/status`."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, more: str = "") -> None:
         self.port = port
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").write_text("x" * 127 + "\n")
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port))
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, more=more))
         self.process = subprocess.Popen(
             ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], stdin=subprocess.DEVNULL
         )
@@ -69,6 +70,10 @@ class Nginx:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def measured(self) -> str:
+        """The address that is put under load."""
+        return self.url("/index.html")
 
     def _answers(self) -> bool:
         try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent costs nginx, in a virtual machine whose clock is its instruction count: the same on any host.
+"""What the agent costs a server, in a virtual machine whose clock is its instruction count: the same on any host.
 
-One CPU, 4 ns an instruction; nginx answers a small file to wrk over 16 kept-alive connections: alone, with traces
-and metrics of every request, and with metrics only. The sink's CPU is not the agent's, but costs throughput.
+One CPU, 4 ns an instruction; nginx or a Go server (--seat), plain or with TLS, answers a small body to wrk over 16
+kept-alive connections: alone, with traces and metrics of every request, and with metrics only. The sink's CPU is not
+the agent's, but costs throughput.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from common import ROOT, Nginx, Sink, cpu_ns, memory_mb, table, wrk
 from running import Agent
+from seats import SEATS, build, serve
 
 CONNECTIONS = 16
 PHASES = {"without": None, "traces+metrics": [], "metrics": ["--no-traces"]}
@@ -27,8 +29,8 @@ IDLE_WITHIN_S = 60.0
 MARK = "overhead: "
 
 
-def phase(name: str, flags: list[str] | None, attach: str, seconds: float, folder: Path) -> dict[str, Any]:
-    with Nginx(folder / "nginx", 8080) as nginx, Sink(folder / "sink") as sink:
+def phase(name: str, flags: list[str] | None, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    with serve(options.seat, folder / "server") as nginx, Sink(folder / "sink") as sink:
         agent = None
         if flags is not None:
             common = [
@@ -40,9 +42,11 @@ def phase(name: str, flags: list[str] | None, attach: str, seconds: float, folde
                 "http/protobuf",
                 "--no-live",
             ]
-            agent = Agent([*common, "--metrics-interval", f"{INTERVAL_S:.0f}s", "--attach", attach, *flags]).ready(240)
+            agent = Agent(
+                [*common, "--metrics-interval", f"{INTERVAL_S:.0f}s", "--attach", options.attach, *flags]
+            ).ready(240)
         try:
-            row = measure(nginx, agent, seconds)
+            row = measure(nginx, agent, options.seconds)
             if agent is not None:
                 row |= reconcile(nginx, agent, sink, row.pop("before"))
         finally:
@@ -54,10 +58,10 @@ def phase(name: str, flags: list[str] | None, attach: str, seconds: float, folde
 
 def measure(nginx: Nginx, agent: Agent | None, seconds: float) -> dict[str, Any]:
     before = nginx.requests()
-    wrk(nginx.url("/index.html"), 1, CONNECTIONS)  # caches, first exchanges
+    wrk(nginx.measured(), 1, CONNECTIONS)  # caches, first exchanges
     idle = idle_ms(agent.pid) if agent else None
     server, own = cpu_ns(nginx.worker), cpu_ns(agent.pid) if agent else 0
-    load = wrk(nginx.url("/index.html"), seconds, CONNECTIONS)
+    load = wrk(nginx.measured(), seconds, CONNECTIONS)
     server = cpu_ns(nginx.worker) - server
     if agent is not None:
         time.sleep(SETTLE_S)
@@ -122,27 +126,34 @@ def report(rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
 
 def guest(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir="/run") as folder:
-        rows = [
-            phase(name, flags, options.attach, options.seconds, Path(folder) / str(i))
-            for i, (name, flags) in enumerate(PHASES.items())
-        ]
-    report(rows, {"kernel": Path("/proc/sys/kernel/osrelease").read_text().strip(), "attach": options.attach})
+        rows = [phase(name, flags, options, Path(folder) / str(i)) for i, (name, flags) in enumerate(PHASES.items())]
+    report(
+        rows,
+        {
+            "seat": options.seat,
+            "kernel": Path("/proc/sys/kernel/osrelease").read_text().strip(),
+            "attach": options.attach,
+        },
+    )
 
 
 def host(options: argparse.Namespace) -> int:
     from vm.guest import Machine, boot, find
 
-    command = f".venv/bin/python benchmarks/overhead.py --guest --attach {options.attach} --seconds {options.seconds}"
-    results = ROOT / "build" / "vm" / f"overhead-{options.kernel}-{options.attach}"
+    build(options.seat)
+    command = f".venv/bin/python benchmarks/overhead.py --guest --seat {options.seat} --attach {options.attach}"
+    command += f" --seconds {options.seconds}"
+    results = ROOT / "build" / "vm" / f"overhead-{options.seat}-{options.kernel}-{options.attach}"
     done = boot(find(options.kernel), command, results, Machine(cpus=1, counted=True), options.timeout)
     print(done.output, end="")
-    print(f"kernel {options.kernel}, attach {options.attach}: {done.seconds:.0f} s in all")
+    print(f"{options.seat}, kernel {options.kernel}, attach {options.attach}: {done.seconds:.0f} s in all")
     return done.exit_code
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attach", default="fentry", choices=["auto", "fentry", "kprobe", "socket", "tracepoint"])
+    parser.add_argument("--seat", default="nginx", choices=SEATS, help="who is measured")
     parser.add_argument("--kernel", default="6.12", help="series in build/kernels")
     parser.add_argument(
         "--seconds", type=float, default=2 * INTERVAL_S - SETTLE_S, help="of the guest's clock, per phase"

@@ -49,6 +49,10 @@ class Describer:
         self._hosts = Hosts(limit)
         self._cleaner = Cleaner(options.sensitive)
 
+    def register(self, route: int, pattern: bytes) -> None:
+        """A route's hash stands for a pattern that a program registered."""
+        self._routes.register(route, pattern)
+
     def shapes(self, x: Records, text: U8) -> tuple[list[Shape], Rows, Rows]:
         """The shapes of all rows: each once, a row of each, and each row's number among them."""
         if not len(x):

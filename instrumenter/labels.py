@@ -60,6 +60,10 @@ class Labels:
         self._known: dict[bytes, Attributes] = {}
         self._exemplars: dict[bytes, _Moment] = {}
 
+    def register(self, route: int, pattern: bytes) -> None:
+        """A route's hash stands for a pattern that a program registered."""
+        self._routes.register(route, pattern)
+
     def learn(self, exchanges: Exchanges, clock_offset_ns: int = 0) -> None:
         """Take the labels and latest exemplars of a batch. clock_offset_ns: CLOCK_REALTIME - CLOCK_MONOTONIC."""
         x = exchanges.x

@@ -63,6 +63,10 @@ class Namer:
         self._untried = 0  # batches that are still to be named by columns without a look for kinds
         self._booked: list[tuple[str, int, int]] = []  # of the batch at hand; counted when all of it went well
 
+    def register(self, route: int, pattern: bytes) -> None:
+        """A route's hash stands for a pattern that a program registered."""
+        self._describer.register(route, pattern)
+
     def spans(self, exchanges: Exchanges, clock_offset_ns: int) -> Spans:
         """The spans of the exchanges that are to be exported, in their order.
 

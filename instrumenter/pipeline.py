@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
+from instrumenter.bpf.abi import EventKind
 from instrumenter.columns import amounts
 from instrumenter.discovery.services import ServiceInfo
 from instrumenter.metrics import RedCollector
@@ -72,7 +73,10 @@ class Pipeline:
             self._counters.add("events.received", len(records.events))
             handled = False
             with self._guard("process events could not be handled"):
-                self._services.handle(records.events)
+                of_routes = records.events["kind"] == EventKind.ROUTE
+                if of_routes.any():
+                    self._register_routes(records.events[of_routes])
+                self._services.handle(records.events[~of_routes])
                 handled = True
             if not handled:
                 self._counters.add("events.failed", len(records.events))
@@ -83,6 +87,11 @@ class Pipeline:
             for start in range(0, len(whole.x), BATCH_ROWS):
                 rows = slice(start, start + BATCH_ROWS)
                 self._exchanges(Exchanges(whole.x[rows], whole.text[rows]), records.clock_offset_ns)
+
+    def _register_routes(self, events: NDArray[Any]) -> None:
+        for route, pattern in zip(events["route"].tolist(), events["filename"].tolist(), strict=True):
+            self._labels.register(route, pattern)
+            self._namer.register(route, pattern)
 
     def _exchanges(self, exchanges: Exchanges, clock_offset_ns: int) -> None:
         by_svc = dict(amounts(exchanges.x["key"]["svc"]))

@@ -80,6 +80,11 @@ def _is_uuid(segment: bytes) -> bool:
     return all(b == ord("-") if i in _UUID_DASHES else b in _HEX for i, b in enumerate(segment))
 
 
+def registered(pattern: bytes) -> str:
+    """The path of a pattern of Go's ServeMux, `[METHOD ][HOST]/[PATH]`: `GET a.org/users/{id}` -> `/users/{id}`."""
+    return printable(pattern[pattern.find(b"/") :])
+
+
 class Routes:
     """hash of a template -> the template, learned from the first target seen with that hash.
 
@@ -89,11 +94,18 @@ class Routes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: dict[int, str] = {}
+        self._registered: dict[int, str] = {}
+
+    def register(self, route: int, pattern: bytes) -> None:
+        """The hash stands for a pattern that the program itself registered, which came before any request of it."""
+        if len(self._registered) >= self._limit:
+            self._registered.clear()
+        self._registered[route] = self._known[route] = registered(pattern)
 
     def name(self, route: int, target: bytes, make: Callable[[bytes], str] = template) -> str:
         known = self._known.get(route)
         if known is None:
             if len(self._known) >= self._limit:
                 self._known.clear()
-            known = self._known[route] = make(target)
+            known = self._known[route] = self._registered.get(route) or make(target)
         return known

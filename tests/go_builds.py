@@ -14,11 +14,12 @@ from typing import Final
 import pytest
 from running import ROOT
 
-from instrumenter.binaries.go_offsets import build
+from instrumenter.binaries.go_offsets import build, run
 from instrumenter.binaries.go_wanted import STD
 
 WORK: Final = ROOT / "build" / "go-offsets"
 OLDER: Final = "1.21.13"
+OLDEST: Final = "1.17.13"
 STRIPPED: Final = ("-ldflags=-s -w",)
 PIE: Final = ("-buildmode=pie",)
 
@@ -56,3 +57,17 @@ def returns_by_llvm(path: Path, address: int, size: int) -> list[int]:
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     rows = [line.split() for line in lines if ":" in line]
     return [int(row[0].rstrip(":"), 16) for row in rows if len(row) > 1 and row[1] in ("ret", "retq")]
+
+
+def talk(version: str, *flags: str) -> Path:
+    """tests/go_talk: a server with its clients."""
+    source = ROOT / "tests" / "go_talk" / "main.go"
+    directory = WORK / f"talk-{version}"
+    language = "1.17" if version in (OLDEST, OLDER) else "1.22"  # from where on patterns are more than paths
+    directory.mkdir(parents=True, exist_ok=True)
+    program = directory / "-".join(("program", *flags)).replace(" ", "").replace("=", "")
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        (directory / "go.mod").write_text(f"module example.org/talk\n\ngo {language}\n")
+        (directory / "main.go").write_text(source.read_text())
+        run(go(version), directory, "build", *flags, "-o", program.name, ".")
+    return program

@@ -54,7 +54,7 @@ def event(
     kind: EventKind, tgid: int, svc: int, *, parent: int = 1, port: int = 0, time_ns: int = 0, filename: str = ""
 ) -> tuple[Any, ...]:
     comm = filename.rpartition("/")[2][:15].encode()
-    return (time_ns or 200 * SECOND, 0, kind, tgid, parent, svc, port, 0, comm, filename.encode())
+    return (time_ns or 200 * SECOND, 0, 0, kind, tgid, parent, svc, port, 0, comm, filename.encode())
 
 
 def batch(*rows: tuple[Any, ...]) -> NDArray[np.void]:

@@ -79,6 +79,11 @@ def field_offsets(elf: Elf, info: BuildInfo) -> Fields:
     return _from_table(info, wanted)
 
 
+def field_of(info: BuildInfo, field: str) -> int | str:
+    """The offset of a field of the standard library by the table, or the reason why it is not known."""
+    return tables()[STD].find(field, _go_version(info))
+
+
 def parse(version: str) -> Version | None:
     """(1, 26) of "go1.26.8" or "v1.26.0"; None if it is no version."""
     match = _VERSION.match(version)
@@ -130,4 +135,4 @@ def _text(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-__all__ = ["GRPC", "NET", "STD", "TABLE", "Fields", "Table", "field_offsets", "parse", "tables"]
+__all__ = ["GRPC", "NET", "STD", "TABLE", "Fields", "Table", "field_of", "field_offsets", "parse", "tables"]

@@ -61,19 +61,6 @@ def wanted_functions(info: BuildInfo) -> tuple[str, ...]:
     return tuple(name for module in modules if module == STD or module in info.modules for name in modules[module])
 
 
-def crypto_tls(elf: Elf, names: Collection[str]) -> tuple[str, dict[str, Symbol], str]:
-    """(version of Go, functions, reason) for the view of TLS. No reason and no functions: it has no crypto/tls."""
-    version = ""
-    try:
-        info = build_info(elf)
-        version = info.version.partition(" ")[0].removeprefix("go")
-        if info.minor is not None and info.minor < OLDEST:
-            return version, {}, f"is older than 1.{OLDEST}"
-        return version, find_functions(elf, names), ""
-    except Unreadable as error:
-        return version, {}, f"cannot be found: {error}"
-
-
 def _function(elf: Elf, symbol: Symbol) -> GoFunction:
     try:
         return GoFunction(symbol, return_sites(elf, symbol))

@@ -94,9 +94,9 @@ def file_tls(elf: Elf) -> FileTls:
 
 def _go(elf: Elf) -> FileTls:
     """Go programs carry their own table of functions, stripped or not."""
-    from instrumenter.binaries.go_program import crypto_tls
+    from instrumenter.binaries.go_tls import crypto_tls
 
-    version, functions, reason = crypto_tls(elf, GO.functions)
+    version, functions, reason = crypto_tls(elf)
     if functions:
         return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),))
     return FileTls(elf.build_id, lacks=(Lack(GO.title, version, reason),) if reason else ())

@@ -70,6 +70,7 @@ class EventKind(IntEnum):
     LISTEN = 4
     SEEN = 5
     TLS = 6
+    ROUTE = 7
 
 
 class Loss(IntEnum):
@@ -105,6 +106,10 @@ class TlsCall(IntEnum):
     SENDFILE = 6
     OTHER = 7
     FREE = 8
+    GO_READ = 9
+    GO_WRITE = 10
+    GO_SERVE = 11
+    GO_SERVE_1_22 = 12
     RETURN = 64
     MAYBE = 128
 
@@ -247,6 +252,7 @@ DATA_FRAME = _struct(("before", "<u4"), ("after", "<u4"), ("messages", "<u2"), (
 EVENT = _struct(
     ("time_ns", "<u8"),
     ("cgroup_id", "<u8"),
+    ("route", "<u8"),
     ("kind", "<u4"),
     ("tgid", "<u4"),
     ("parent_tgid", "<u4"),

@@ -44,8 +44,11 @@ CALLS: Final = {
     "PR_Read": TlsCall.READ | TlsCall.MAYBE, "PR_Recv": TlsCall.READ | TlsCall.MAYBE,
     "PR_Write": TlsCall.WRITE | TlsCall.MAYBE, "PR_Send": TlsCall.WRITE | TlsCall.MAYBE,
     "PR_Close": TlsCall.FREE | TlsCall.MAYBE,
+    "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
+    "net/http.(*conn).serve": TlsCall.GO_SERVE, "net/http.(*conn).serve 1.22": TlsCall.GO_SERVE_1_22,
 }  # fmt: skip
 
+_ONCE: Final = frozenset((TlsCall.FREE, *(call for call in TlsCall if call.name.startswith("GO_"))))  # no return
 START_S: Final = 1.0  # longest wait at the start
 UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
 _LOOKED_AT: Final = (EventKind.EXEC, EventKind.SEEN, EventKind.LISTEN, EventKind.TLS)
@@ -73,11 +76,11 @@ def points_of(library: TlsLibrary) -> list[Point]:
     """Where probes go in a library; none if its functions are not known to the kernel side."""
     points = []
     for name, symbol in library.functions.items():
-        call = CALLS.get(name)
+        call = CALLS.get(name.partition("+")[0])
         if call is None:
             continue
         points.append(Point(symbol.offset, call))
-        if call & ~TlsCall.MAYBE != TlsCall.FREE:
+        if call & ~TlsCall.MAYBE not in _ONCE:
             points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
     return points
 

@@ -63,6 +63,7 @@ enum event_kind {
 	EVENT_LISTEN = 4, /* a process began to listen on `port` */
 	EVENT_SEEN = 5,   /* a process that was running before was first seen on a socket: `svc` is new */
 	EVENT_TLS = 6,    /* a process has a connection with TLS records, and no probe knows its plaintext (yet) */
+	EVENT_ROUTE = 7,  /* a pattern that a program registered, and the hash that stands for it in red_key.route */
 };
 
 /* Why something was not recorded; instrumenter/telemetry.py has one sentence for each. */
@@ -183,6 +184,7 @@ struct exchange_long {
 struct event {
 	unsigned long long time_ns;
 	unsigned long long cgroup_id;
+	unsigned long long route; /* ROUTE: its hash */
 	unsigned int kind; /* enum event_kind */
 	unsigned int tgid;
 	unsigned int parent_tgid;
@@ -190,7 +192,7 @@ struct event {
 	unsigned int port;
 	unsigned int pad;
 	char comm[16];
-	char filename[128]; /* EXEC: the executable as given to execve, cut */
+	char filename[128]; /* EXEC: the executable as given to execve, cut; ROUTE: the pattern */
 };
 
 /* procs: tgid -> this. Python sets the verdict; the kernel makes the entry. */
@@ -215,6 +217,10 @@ enum tls_call {
 	TLS_SENDFILE = 6,  /* bytes; no memory to read */
 	TLS_OTHER = 7,     /* works on the connection, moves no plaintext: handshake, peek */
 	TLS_FREE = 8,      /* the object goes */
+	TLS_GO_READ = 9,   /* crypto/tls.(*Conn).Read at a RET: bytes in the first register, arguments on the stack */
+	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
+	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection */
+	TLS_GO_SERVE_1_22 = 12, /* as it is in 1.22 */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };

@@ -78,16 +78,18 @@ static __always_inline bool emit_long(const struct held *h, const struct long_te
 	return true;
 }
 
-static __always_inline void emit_event(const struct event *from)
+/* Returns whether it found room. */
+static __always_inline bool emit_event(const struct event *from)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
 	if (!e) {
 		count_loss(from->svc, LOSS_EVENT_FULL);
-		return;
+		return false;
 	}
 	__builtin_memcpy(e, from, sizeof(*e));
 	bpf_ringbuf_submit(e, 0);
+	return true;
 }
 
 #endif

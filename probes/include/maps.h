@@ -195,6 +195,14 @@ struct {
 	__type(value, struct tls_told);
 } tls_told SEC(".maps");
 
+/* Keyed by the hash of a pattern that Python was told. Inserted when it is; the LRU replaces, then it is told again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, u32);
+} routes_told SEC(".maps");
+
 /* Work space, one per program that parses: a program never runs twice at once on a CPU, but two may interleave. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

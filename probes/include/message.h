@@ -4,6 +4,7 @@
 #define STINGLESS_MESSAGE_H
 
 #include "frames.h"
+#include "go_route.h"
 
 #define PREFACE_LEN 24
 
@@ -185,6 +186,14 @@ static __always_inline void on_request(struct scratch *s, struct conn *c, struct
 		start_body(s, c, h, PHASE_BODY, s->head.is_connect ? 0 : s->head.content_length);
 }
 
+static __always_inline void name_route(struct scratch *s, struct conn *c, struct held *r)
+{
+	u64 route = registered_route(s, c->go_http);
+
+	if (route)
+		r->e.x.key.route = route;
+}
+
 static __always_inline void on_response(struct scratch *s, struct conn *c, struct half *h)
 {
 	struct message_key key = { .sk = c->sk, .number = c->answered };
@@ -202,6 +211,8 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	if (status == 101 && s->head.h2c && upgrade_http2(s, c))
 		return;
 	r = c->slot_of == c->answered + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+	if (c->go_http && r)
+		name_route(s, c, r);
 	c->status = status;
 	c->response_begun = 1;
 	if (!c->resp_first_ns)

@@ -146,6 +146,7 @@ struct scratch {
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
+	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */
 	u8 win[WIN_SIZE + 64];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
 /* Functions of TLS libraries, at their entries and returns; the cookie says which (enum tls_call). One program, as each
  * that parses is verified apart. */
-#include "tls.h"
+#include "go.h"
 #include <bpf/bpf_tracing.h>
 
 SEC("uprobe")
@@ -13,6 +13,8 @@ int tls_call(struct pt_regs *ctx)
 		return 0;
 	if ((call & TLS_KIND) == TLS_FREE)
 		on_tls_free(PT_REGS_PARM1(ctx));
+	else if (call >= TLS_GO_READ && call <= TLS_GO_SERVE_1_22)
+		on_go_call(ctx, call, svc);
 	else
 		on_tls_call(ctx, call, svc);
 	return 0;

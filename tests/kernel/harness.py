@@ -177,7 +177,7 @@ class Wire:
         said = f"{counted} counted, {len(found)} came up, {out} sampled out, lost: {self.losses()}"
         assert counted == len(found) + out, said
         if not out:
-            check_buckets(taken, found)
+            check_buckets(keys[ours], taken, found)
 
     def losses(self) -> dict[Loss, int]:
         """New since `begin`, of this test's service or of none; not of events, which are not looked at here."""

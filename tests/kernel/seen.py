@@ -68,10 +68,11 @@ class Seen:
         return bool(self.flags & Flag.SAMPLED)
 
 
-def check_buckets(taken: NDArray[np.void], found: list[Seen]) -> None:
-    """Every exchange that came up is in the one bucket that its duration and its sizes belong to."""
+def check_buckets(keys: NDArray[np.void], taken: NDArray[np.void], found: list[Seen]) -> None:
+    """Every exchange that the kernel made is in the one bucket that its duration and its sizes belong to."""
     layouts = make_histograms(Settings())
     x = np.array([each.x for each in found], found[0].x.dtype)
+    x, taken = x[x["key"]["protocol"] <= Protocol.HTTP_1_1], taken[keys["protocol"] <= Protocol.HTTP_1_1]
     for name, layout, values in (
         ("duration", layouts.duration, x["end_ns"] - x["start_ns"]),
         ("request_size", layouts.size, x["request_bytes"]),

@@ -8,8 +8,9 @@ from protocols.wire import message
 
 from instrumenter.bpf.abi import Direction, Protocol
 from instrumenter.semantics import GRPC_STATUS
-from kernel.harness import Seen, Talk, Wire
+from kernel.harness import Talk, Wire
 from kernel.http2 import ACK, SETTINGS, START, Side, block_frames, data
+from kernel.seen import Seen
 from kernel.test_h2_frames import STEP
 
 pytestmark = pytest.mark.kernel

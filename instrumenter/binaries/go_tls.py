@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where crypto/tls of a Go program gives its plaintext: the entry of Write, the returns of Read.
+
+In: an `Elf` of a Go program. Out: probe's name -> place, or why there is none; with
+them the one place of net/http by which routes are named. The rule: the kernel side knows one
+layout of net.Conn (probes/include/go.h), which all measured releases have; a program with another, or of which nothing
+is known, is left alone. Returns of no bytes get no probe: net/http's server reads in the background while a handler
+works, and stops that at its end, with each request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from instrumenter.binaries.elf import Elf, Unreadable
+from instrumenter.binaries.go_buildinfo import BuildInfo, build_info
+from instrumenter.binaries.go_dwarf import has_dwarf, struct_offsets
+from instrumenter.binaries.go_fields import field_of
+from instrumenter.binaries.go_functions import find_functions
+from instrumenter.binaries.go_program import OLDEST
+from instrumenter.binaries.go_spills import lost_arguments
+from instrumenter.binaries.returns import return_sites
+from instrumenter.binaries.symbols import Symbol
+
+READ: Final = "crypto/tls.(*Conn).Read"
+WRITE: Final = "crypto/tls.(*Conn).Write"
+SERVE: Final = "net/http.(*conn).serve"
+LAYOUT: Final = {
+    "crypto/tls.Conn.conn": 0,
+    "net.TCPConn.conn": 0,
+    "net.conn.fd": 0,
+    "net.netFD.pfd": 0,
+    "internal/poll.FD.Sysfd": 16,
+    "net.netFD.family": 56,
+    "net.netFD.sotype": 64,
+}
+_PATTERN: Final = {"net/http.conn.rwc": 16, "net/http.conn.curReq": 112, "net/http.response.req": 8}
+# By name of the probe: where the pattern of the request in work is (probes/include/go_route.h).
+PATTERNS: Final = {
+    SERVE: _PATTERN | {"net/http.Request.Pattern": 232},
+    f"{SERVE} 1.22": _PATTERN | {"net/http.Request.pat": 248, "net/http.pattern.str": 0},
+}
+_SLOT: Final = re.compile(r"mov (\w+), qword ptr (\[rsp \+ \w+\])")
+_BRANCH: Final = re.compile(r"j\w+ (0x[0-9a-f]+|\d+)")
+
+
+def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
+    """(version of Go, functions, reason). No reason and no functions: it has no crypto/tls.
+
+    Of Read each return is one, as NAME+distance.
+    """
+    version = ""
+    try:
+        info = build_info(elf)
+        version = info.version.partition(" ")[0].removeprefix("go")
+        if info.minor is not None and info.minor < OLDEST:
+            return version, {}, f"is older than 1.{OLDEST}"
+        found = find_functions(elf, (READ, WRITE, SERVE))
+        if READ not in found or WRITE not in found:
+            return version, {}, ""
+        reason = unknown_layout(elf, info) or lost_arguments(elf, found[READ])
+        if reason:
+            return version, {}, f"cannot be read: {reason}"
+        sites = giving_returns(elf, found[READ])
+    except Unreadable as error:
+        return version, {}, f"cannot be found: {error}"
+    read = {f"{READ}+{at - found[READ].offset:#x}": Symbol(READ, at, 0) for at in sites}
+    return version, {WRITE: found[WRITE], **read, **_routes(elf, info, found.get(SERVE))}, ""
+
+
+def _routes(elf: Elf, info: BuildInfo, serve: Symbol | None) -> dict[str, Symbol]:
+    """The probe by which routes are named; none if the program has no server of net/http, or one without patterns."""
+    if serve is None or (info.minor or 0) < 22:
+        return {}
+    name = next((name for name, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), "")
+    return {name: serve} if name else {}
+
+
+def unknown_layout(elf: Elf, info: BuildInfo, layout: Mapping[str, int] = LAYOUT) -> str:
+    """Why the program's structs may be others than `layout` says; "" if they are not.
+
+    By the table where it knows the version, as the DWARF of a large program takes long.
+    """
+    offsets: dict[str, int | str] = {field: field_of(info, field) for field in layout}
+    if any(isinstance(offset, str) for offset in offsets.values()) and has_dwarf(elf):
+        structs = struct_offsets(elf, {field.rpartition(".")[0] for field in layout})
+        for field in layout:
+            struct, _, name = field.rpartition(".")
+            offsets[field] = structs.get(struct, {}).get(name, "not described")
+    wrong = next((field for field in layout if offsets[field] != layout[field]), None)
+    if wrong is None:
+        return ""
+    return f"{wrong}: {offsets[wrong]}" if isinstance(offsets[wrong], str) else f"{wrong} has moved"
+
+
+def giving_returns(elf: Elf, function: Symbol) -> tuple[int, ...]:
+    """Offsets in the file of the RETs that may return a first result other than 0. Of arm64 all."""
+    sites = return_sites(elf, function)
+    if elf.machine != "x86_64":
+        return sites
+    lines = _disassembled(elf, function)
+    targets = {int(match[1], 0) for _, text in lines if (match := _BRANCH.match(text))}
+    found, begin = [], 0
+    for i, (at, text) in enumerate(lines):
+        if text.startswith("ret"):
+            if not _returns_zero(lines[begin:i], targets):
+                found.append(at)
+            begin = i + 1
+    return tuple(site for site in sites if site - function.offset in found)
+
+
+def _disassembled(elf: Elf, function: Symbol) -> list[tuple[int, str]]:
+    import capstone
+
+    decoder: Any = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)  # type: ignore[no-untyped-call]
+    code = elf.read(function.offset, function.size)
+    return [(at, f"{mnemonic} {operands}") for at, _, mnemonic, operands in decoder.disasm_lite(code, 0)]
+
+
+def _returns_zero(lines: list[tuple[int, str]], targets: set[int]) -> bool:
+    """Whether the straight line to a RET stores 0 where its result is then loaded from, or puts it into RAX."""
+    slot, wanted = "", "rax"
+    for at, text in reversed(lines):
+        if not slot:
+            loaded = _SLOT.match(text)
+            if loaded and loaded[1] == wanted:
+                slot = loaded[2]
+            elif text.startswith(f"mov {wanted}, r"):
+                wanted = text.rpartition(" ")[2]
+            elif text == "xor eax, eax" and wanted == "rax":
+                return True
+            elif text.startswith(("call", f"mov {wanted}", "lea rax", "add rax", "sub rax")):
+                return False
+        elif text.startswith(f"mov qword ptr {slot}, "):
+            return text.endswith(", 0")
+        if at in targets or text.startswith("j"):
+            return False
+    return False

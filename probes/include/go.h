@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * Plaintext of Go's crypto/tls. Goroutines change threads and their stacks move, so nothing is kept between two probes: a
+ * Write is taken where it begins, a Read at its RET instructions, where its arguments are still above the return address
+ * (instrumenter/binaries/go_spills.py looks whether they are). The socket is not guessed: the object leads to it.
+ */
+#ifndef STINGLESS_GO_H
+#define STINGLESS_GO_H
+
+#include "tls.h"
+#include "syscalls.h"
+
+#define WRAPPED 3 /* a net.Conn within a net.Conn, as first field */
+#define SOCK_STREAM 1
+
+/* Go's calling convention (cmd/compile/abi-internal.md): the first integers of arguments and of results. */
+#if defined(__TARGET_ARCH_x86)
+#define GO_FIRST(ctx) ((ctx)->ax)
+#define GO_SECOND(ctx) ((ctx)->bx)
+#define GO_THIRD(ctx) ((ctx)->cx)
+#elif defined(__TARGET_ARCH_arm64)
+#define GO_FIRST(ctx) ((ctx)->regs[0])
+#define GO_SECOND(ctx) ((ctx)->regs[1])
+#define GO_THIRD(ctx) ((ctx)->regs[2])
+#endif
+
+/* The same in every release that instrumenter/binaries/go_tls.py lets through. */
+struct go_interface {
+	u64 type;
+	u64 data;
+};
+struct go_net_fd { /* net.netFD */
+	u64 mutex[2];
+	s64 fd;
+	u64 poll[4];
+	s64 family;
+	s64 type;
+};
+
+static __always_inline u64 sock_of_net_fd(u64 at)
+{
+	struct go_net_fd n;
+	u64 sk;
+
+	if (bpf_probe_read_user(&n, sizeof(n), (void *)at) || n.type != SOCK_STREAM ||
+	    (n.family != AF_INET && n.family != AF_INET6) || n.fd < 0 || n.fd >> 31)
+		return 0;
+	sk = sock_of_fd(bpf_get_current_task_btf(), n.fd);
+	return sk && is_tcp(sk) ? sk : 0;
+}
+
+/* The socket under a tls.Conn, whose first field is a net.Conn: a *net.TCPConn, whose first field is a *netFD, or a struct
+ * around another net.Conn. Into s->op.sk, 0: it is something else, for which a netFD of a TCP socket cannot be taken. */
+__noinline int find_go_socket(struct scratch *s, u64 at)
+{
+	struct go_interface conn;
+	u64 fd;
+
+	if (!s)
+		return 0;
+	s->op.sk = 0;
+
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < WRAPPED; i++) {
+		if (bpf_probe_read_user(&conn, sizeof(conn), (void *)at) ||
+		    bpf_probe_read_user(&fd, sizeof(fd), (void *)conn.data))
+			return 0;
+		s->op.sk = sock_of_net_fd(fd);
+		if (s->op.sk)
+			return 0;
+		at = conn.data;
+	}
+	return 0;
+}
+
+/* Ties the object to its socket if it is not tied yet. */
+static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
+{
+	struct tls_link *link = get_link(ssl);
+	struct conn *c;
+	u64 sk;
+
+	if (link)
+		return link;
+	find_go_socket(s, ssl);
+	sk = s->op.sk;
+	if (!sk)
+		return NULL;
+	c = get_conn(sk);
+	if (!c) {
+		describe_op(s, sk, 0, SENT, 0, 0);
+		c = new_conn(s);
+	}
+	if (!c)
+		return NULL;
+	c->tls = 1;
+	tie(c, ssl);
+	return get_link(ssl);
+}
+
+static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc)
+{
+	struct conn *c = get_conn(link->sk | 1), *own;
+	bool matters = (!c || c->kind != KIND_OTHER) && !is_closed(link->sk);
+
+	if (c && !c->go_http && c->direction == DIRECTION_SERVER) {
+		own = get_conn(link->sk);
+		c->go_http = own ? own->go_http : 0;
+	}
+	if (matters && !is_body(c, SENT, link->sent, t->len))
+		describe_plaintext(s, link, t, svc, SENT, t->len);
+	else
+		matters = false;
+	link->sent += t->len;
+	return matters;
+}
+
+/* Whether the op in *s is to be processed. */
+static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
+{
+	struct tls_thread t = { .kind = TLS_READ };
+	struct tls_link *link;
+	u64 arguments[2] = { GO_FIRST(ctx), GO_SECOND(ctx) };
+
+	t.len = call == TLS_GO_READ ? GO_FIRST(ctx) : GO_THIRD(ctx);
+	if ((s64)t.len <= 0)
+		return false;
+	if (call == TLS_GO_READ &&
+	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)PT_REGS_SP(ctx) + sizeof(u64)))
+		return false;
+	t.buf = arguments[1];
+	link = go_link(s, arguments[0]);
+	if (!link) {
+		lose_plaintext(arguments[0], svc);
+		return false;
+	}
+	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc);
+}
+
+/* net/http begins to serve a connection. */
+static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release, u32 svc)
+{
+	struct conn *c;
+	u64 sk;
+
+	find_go_socket(s, http + GO_CONN_RWC);
+	sk = s->op.sk;
+	if (!sk)
+		return;
+	c = get_conn(sk);
+	if (!c) {
+		describe_op(s, sk, svc, RECEIVED, 0, 0);
+		c = new_conn(s);
+	}
+	if (c)
+		c->go_http = http | release;
+}
+
+static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 svc)
+{
+	struct scratch *s = take_scratch();
+
+	if (!s)
+		return;
+	if (call >= TLS_GO_SERVE)
+		on_go_serve(s, GO_FIRST(ctx), call == TLS_GO_SERVE_1_22 ? GO_1_22 : 0, svc);
+	else if (take_go_call(s, ctx, call, svc))
+		process(s, get_conn(s->op.sk));
+	s->busy = 0;
+}
+
+#endif

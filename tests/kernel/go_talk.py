@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tests/go_talk as a process: In: jobs. Out: exchanges of Go's net/http with itself, of which the number is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+class Go:
+    """A running tests/go_talk: `run` gives it a job and waits until it is done."""
+
+    def __init__(self, program: Path, *flags: str) -> None:
+        self.process = subprocess.Popen([program, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self._line())
+
+    def run(self, **job: Any) -> int:
+        assert self.process.stdin is not None
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        return int(self._line())
+
+    def keep(self, **job: Any) -> int:
+        """As `run`, on one connection that all such jobs share."""
+        return self.run(Connections=1, Keep=True, **job)
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def close(self) -> None:
+        with self.process:
+            self.process.communicate(timeout=20)
+        assert self.process.returncode == 0

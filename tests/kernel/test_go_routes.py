@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patterns of Go's http.ServeMux name the routes of what it served, in spans and metrics alike."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from go_builds import OLDER, PIE, STRIPPED, talk
+from running import Agent
+
+from kernel.go_talk import Go
+
+pytestmark = pytest.mark.kernel
+
+START = Callable[..., Agent]
+ASKED = ("/items/7/parts/a/b", "/items/8/parts/c", "/files/x/y", "/none/5")
+NAMED = {"GET /items/{id}/parts/{part...}": 12, "GET /files/": 6, "GET /none/*": 6}
+BY_PATH = {"GET /items/*/parts/a/b": 6, "GET /items/*/parts/c": 6, "GET /files/x/y": 6, "GET /none/*": 6}
+
+
+@contextmanager
+def running(version: str, *flags: str, secure: bool) -> Iterator[Go]:
+    go = Go(talk(version, *flags), f"-tls={str(secure).lower()}", "-patterns")
+    try:
+        yield go
+    finally:
+        go.close()
+
+
+def names(agent: Agent, kind: str) -> Counter[str]:
+    spans = [json.loads(line) for line in agent.stdout if '"span_id"' in line]
+    return Counter(span["name"] for span in spans if span["kind"] == kind)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(("version", "flags"), [("", ()), ("1.24.11", (*PIE, *STRIPPED)), ("1.22.10", STRIPPED)])
+def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure: bool) -> None:
+    """A pattern that takes every path ("/") is none. Clients, who know no patterns, go by the path."""
+    with running(version, *flags, secure=secure) as go:
+        agent = stingless("--pid", str(go.process.pid), "--console")
+        for path in ASKED:
+            go.run(Connections=2, Requests=3, Path=path, Down=10)
+        agent.stop()
+    assert names(agent, "server") == NAMED
+    assert names(agent, "client") == BY_PATH
+    points = {line for line in agent.stdout if "http.server.request.duration" in line}
+    assert any("/items/{id}/parts/{part...}" in line for line in points)
+    assert not any("/items/*" in line for line in points)
+
+
+def test_before_patterns(stingless: START) -> None:
+    with running(OLDER, secure=False) as go:
+        agent = stingless("--pid", str(go.process.pid), "--console")
+        go.run(Connections=2, Requests=3, Path="/items/7/parts/c", Down=10)
+        agent.stop()
+    assert names(agent, "server") == {"GET /items/*/parts/c": 6}
+
+
+def test_a_connection_from_before(stingless: START) -> None:
+    """What serves it is not known, so its routes are by the path."""
+    with running("", secure=False) as go:
+        go.keep(Requests=1, Path="/items/7/parts/c", Down=10)
+        agent = stingless("--pid", str(go.process.pid), "--console")
+        go.keep(Requests=3, Path="/items/7/parts/c", Down=10)
+        agent.stop()
+    assert names(agent, "server") == {"GET /items/*/parts/c": 3}

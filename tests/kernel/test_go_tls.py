@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Go's crypto/tls: exchanges of net/http on both sides, exact in number and size, whatever built the program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from go_builds import OLDER, OLDEST, PIE, STRIPPED, talk
+
+from instrumenter.binaries.tls_libraries import Files
+from instrumenter.bpf.abi import Direction, Flag
+from instrumenter.discovery.tls import points_of
+from kernel.go_talk import Go
+from kernel.harness import Wire
+from kernel.seen import NONE, Row, Seen
+
+pytestmark = pytest.mark.kernel
+
+BUILDS = [
+    (OLDEST, ()),
+    (OLDER, STRIPPED),
+    ("1.24.11", (*PIE, *STRIPPED)),
+    ("", ()),
+    ("", (*PIE, *STRIPPED)),
+]
+
+
+Start = Callable[..., Go]
+
+
+@pytest.fixture
+def start(wire: Wire) -> Iterator[Start]:
+    """Starts a build, watched under this test's service, its plaintext probed."""
+    running: list[Any] = []
+
+    def begin(version: str, *flags: str) -> Go:
+        go = Go(talk(version, *flags))
+        running.append(go)
+        (library,) = Files().tls(go.process.pid).libraries
+        uprobes = wire.program.uprobes()
+        assert uprobes is not None, wire.program.refused
+        running.append(uprobes.attach(library.path, points_of(library)))
+        wire.watch(go.process.pid)
+        return go
+
+    yield begin
+    for each in reversed(running):
+        each.close()
+
+
+def of(found: list[Seen], direction: Direction) -> Counter[Row]:
+    return Counter(each.row for each in found if each.direction == direction)
+
+
+def check(wire: Wire, go: Go, expected: dict[Row, int]) -> None:
+    found = wire.collect()
+    assert wire.losses() == {}
+    assert of(found, Direction.SERVER) == expected
+    assert of(found, Direction.CLIENT) == expected
+    assert all(each.x["key"]["tls"] == 1 for each in found)
+    ends = {(each.local, each.remote) for each in found if each.direction == Direction.SERVER}
+    assert ends == {(each.remote, each.local) for each in found if each.direction == Direction.CLIENT}
+    assert {local[1] for local, _ in ends} == {go.port}
+
+
+def row(go: Go, target: str, status: int, up: int, down: int, flags: Flag = NONE) -> Row:
+    host, agent = f"127.0.0.1:{go.port}", "Go-http-client/1.1"
+    return Row("POST" if up else "GET", target, status, up, down, flags=flags, host=host, agent=agent)
+
+
+@pytest.mark.parametrize(("version", "flags"), BUILDS, ids=lambda value: "".join(value) or "newest")
+def test_builds(wire: Wire, start: Start, version: str, flags: tuple[str, ...]) -> None:
+    go = start(version, *flags)
+    go.run(Connections=3, Requests=5, Path="/a", Down=100)
+    check(wire, go, {row(go, "/a?down=100", 200, 0, 100): 15})
+
+
+def test_large_bodies(wire: Wire, start: Start) -> None:
+    go = start("")
+    go.run(Connections=2, Requests=3, Path="/b", Up=200_000, Down=300_000)
+    go.run(Connections=2, Requests=3, Path="/c", Up=70_000, Down=30_000, Chunked=True)
+    expected = {row(go, "/b?down=300000", 200, 200_000, 300_000): 6}
+    expected[row(go, "/c?down=30000&chunked=1", 201, 70_000, 30_000, Flag.CHUNKED_RESPONSE)] = 6
+    check(wire, go, expected)
+
+
+def test_many_goroutines(wire: Wire, start: Start) -> None:
+    go = start("")
+    go.run(Connections=60, Requests=8, Path="/many", Down=10)
+    check(wire, go, {row(go, "/many?down=10", 200, 0, 10): 480})
+
+
+def test_wrapped_connection(wire: Wire, start: Start) -> None:
+    go = start("")
+    go.run(Connections=2, Requests=2, Path="/w", Down=7, Wrap=True)
+    check(wire, go, {row(go, "/w?down=7", 200, 0, 7): 4})
