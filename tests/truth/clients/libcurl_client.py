@@ -2,6 +2,7 @@
 """A program that asks by a build of libcurl. Usage: libcurl_client.py LIBRARY CA URL...; prints each status.
 
 Loads it when the first line comes on standard input: what the agent knows of this process by then has no TLS in it.
+Ends with the end of its input.
 """
 
 import ctypes
@@ -30,6 +31,7 @@ def main() -> None:
         curl.curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, ctypes.byref(status))
         print(status.value, flush=True)
     curl.curl_easy_cleanup(handle)
+    sys.stdin.readline()
 
 
 main()
