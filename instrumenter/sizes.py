@@ -73,7 +73,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
         red_shared=max(256, series // 4),
         service_keys=services,
         losses=services * 2,
-        tls_links=connections // 2,
+        tls_links=max(4_096, connections // 16),
     )
     return Sizes(maps, series, min(ebpf.series_per_service or _OTEL_CARDINALITY_LIMIT, series))
 

@@ -55,7 +55,7 @@ class MapSizes:
     red_shared: int = 1_024
     service_keys: int = 4_096
     losses: int = 8_192
-    tls_links: int = 16_384
+    tls_links: int = 4_096
 
 
 class Stats(NamedTuple):

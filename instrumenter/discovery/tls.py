@@ -239,16 +239,12 @@ class TlsProbes:
         return known.reason
 
     def _attach(self, library: TlsLibrary) -> _File | None:
-        """None: the file is gone with its process. By descriptor, as the path may lead elsewhere by now."""
+        """None: the file is gone with its process."""
         assert self._uprobes is not None
-        try:
-            file = os.open(library.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
+        file = self._open(library)
+        if file is None:
             return None
         try:
-            status = os.fstat(file)
-            if (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size) != library.identity:
-                return None
             attached = self._uprobes.attach(f"/proc/self/fd/{file}", points_of(library))
         except StinglessError as error:
             log.warning("TLS of %s is not seen: %s", library, error)
@@ -257,6 +253,19 @@ class TlsProbes:
             os.close(file)
         log.debug("TLS: probes on %s %s", library, library.path)
         return _File(attached)
+
+    def _open(self, library: TlsLibrary) -> int | None:
+        """A descriptor of this very file: by its process, or, if that has ended meanwhile, where it was for it."""
+        for path in (library.path, f"{self._root}/{_HOST}/root{library.file.path}"):
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            status = os.fstat(file)
+            if (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size) == library.identity:
+                return file
+            os.close(file)
+        return None
 
 
 def host_libraries(root: str = "/proc") -> Iterator[MappedFile]:

@@ -18,6 +18,14 @@ static __always_inline struct conn *get_conn(u64 sk)
 	return bpf_map_lookup_elem(&conns, &sk);
 }
 
+/* For insertion: enough for any value, and nothing on the stack. */
+static __always_inline struct conn *zeros(void)
+{
+	u32 first = 0;
+
+	return bpf_map_lookup_elem(&empty_conn, &first);
+}
+
 static __always_inline void tls_key(struct tls_key *key, u64 ssl)
 {
 	key->ssl = ssl;
@@ -49,50 +57,69 @@ static __always_inline struct tls_link *get_link(u64 ssl)
 	return c && c->tls && c->kind == KIND_OTHER && c->ssl == ssl ? link : NULL;
 }
 
-__noinline int tie(struct conn *c, u64 ssl)
+/* Inserted, if it is new. */
+static __always_inline struct tls_link *make_link(u64 ssl)
 {
-	struct tls_link *link, fresh = {};
 	struct tls_key key;
+	struct tls_link *link;
+	struct conn *zero;
 
-	if (!c)
-		return 0;
 	tls_key(&key, ssl);
 	link = bpf_map_lookup_elem(&tls_links, &key);
-	if (link) {
-		link->sk = c->sk;
-		link->lost = 0;
-	} else {
-		fresh.sk = c->sk;
-		if (bpf_map_update_elem(&tls_links, &key, &fresh, BPF_ANY))
-			return 0;
-	}
+	zero = link ? NULL : zeros();
+	if (!zero)
+		return link;
+	bpf_map_update_elem(&tls_links, &key, zero, BPF_ANY);
+	return bpf_map_lookup_elem(&tls_links, &key);
+}
+
+__noinline int tie(struct conn *c, u64 ssl)
+{
+	struct tls_link *link = c ? make_link(ssl) : NULL;
+
+	if (!link)
+		return 0;
+	link->sk = c->sk;
+	link->lost = 0;
 	c->ssl = ssl;
 	c->kind = KIND_OTHER;
 	return 0;
 }
 
 /* A sign that the records of `c` are the object's. */
-static __always_inline void suppose(struct conn *c, u64 ssl)
+__noinline int suppose(u64 sk, u64 ssl)
 {
+	struct conn *c = get_conn(sk), *other;
+	struct tls_link *link;
+
 	if (!c || c->kind != KIND_TLS)
-		return;
-	if (c->ssl == ssl) {
-		tie(c, ssl);
-		return;
-	}
-	if (c->ssl)
+		return 0;
+	if (c->ssl == ssl)
+		return tie(c, ssl);
+	link = make_link(ssl);
+	if (!link)
+		return 0;
+	other = link->sign && link->sign != sk ? get_conn(link->sign) : NULL;
+	if (other && (other->kind != KIND_TLS || other->ssl != ssl)) /* a socket of before at that address */
+		other = NULL;
+	if (c->ssl || other)
 		count_loss(c->svc, LOSS_TLS_AMBIGUOUS);
-	c->ssl = ssl;
+	c->ssl = other ? 0 : ssl;
+	if (other)
+		other->ssl = 0;
+	link->sign = sk;
+	return 0;
 }
 
 static __always_inline struct tls_thread *get_thread(void)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct tls_thread *t = bpf_map_lookup_elem(&tls_threads, &id), fresh = {};
+	struct tls_thread *t = bpf_map_lookup_elem(&tls_threads, &id);
+	struct conn *zero = t ? NULL : zeros();
 
-	if (t)
+	if (!zero)
 		return t;
-	bpf_map_update_elem(&tls_threads, &id, &fresh, BPF_ANY);
+	bpf_map_update_elem(&tls_threads, &id, zero, BPF_ANY);
 	return bpf_map_lookup_elem(&tls_threads, &id);
 }
 
@@ -105,10 +132,11 @@ __noinline int take_sign(struct conn *c, u32 way)
 		return 0;
 	if (t->ssl) {
 		tie(c, t->ssl);
-	} else if (way == RECEIVED) {
-		t->received = c->sk;
-	} else if (t->worked) {
-		suppose(c, t->worked);
+		return 0;
+	}
+	t->received = way == RECEIVED ? c->sk : 0; /* what was read before a send and not used is of no meaning any more */
+	if (way == SENT && t->worked) {
+		suppose(c->sk, t->worked);
 		t->worked = 0;
 	}
 	return 0;

@@ -50,8 +50,7 @@ static __always_inline struct tls_link *note_call(struct tls_thread *t, struct p
 	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
 	barrier_var(fifth);
 	if (!link && t->received) {
-		if (!writes(kind))
-			suppose(get_conn(t->received), ssl);
+		suppose(t->received, ssl);
 		t->received = 0;
 		link = get_link(ssl);
 	}
@@ -102,17 +101,11 @@ static __always_inline s64 moved(struct tls_thread *t, struct pt_regs *ctx)
 /* Plaintext of a connection whose socket is not known: the same connection is counted once. */
 static __always_inline void lose_plaintext(u64 ssl, u32 svc)
 {
-	struct tls_link *link, fresh = { .lost = 1 };
-	struct tls_key key;
+	struct tls_link *link = make_link(ssl);
 
-	tls_key(&key, ssl);
-	link = bpf_map_lookup_elem(&tls_links, &key);
-	if (link && link->lost)
+	if (!link || link->lost)
 		return;
-	if (link)
-		link->lost = 1;
-	else
-		bpf_map_update_elem(&tls_links, &key, &fresh, BPF_ANY);
+	link->lost = 1;
 	count_loss(svc, LOSS_TLS_UNLINKED);
 }
 

@@ -24,7 +24,8 @@ struct tls_key { /* a TLS library's object for one connection */
 };
 
 struct tls_link {
-	u64 sk; /* 0: not known; else valid while that connection names this object */
+	u64 sk;   /* 0: not known; else valid while that connection names this object */
+	u64 sign; /* while it is not known: the socket of the first sign, likewise */
 	u32 sent; /* bytes of plaintext so far, in place of TCP sequence numbers */
 	u32 received;
 	u32 lost; /* said to be lost */

@@ -120,12 +120,22 @@ def socket_client(folder: Path, asks: Sequence[Ask]) -> Sender:
     return _python("socket_client", folder, asks, "-")
 
 
+def node_client(folder: Path, asks: Sequence[Ask]) -> Sender:
+    """Many at once, over four connections to each service."""
+    return _planned([program("node")], "node_client.js", folder, asks)
+
+
 def _python(name: str, folder: Path, asks: Sequence[Ask], how: str) -> Sender:
+    return _planned([sys.executable], f"{name}.py", folder, asks, how)
+
+
+def _planned(by: Sequence[str], script: str, folder: Path, asks: Sequence[Ask], *how: str) -> Sender:
     plan = folder / f"plan-{asks[0].number}"
     plan.write_text("".join(json.dumps([a.number, a.method, a.url, a.size, dict(a.headers)]) + "\n" for a in asks))
-    pid, output = run([sys.executable, str(HERE / "clients" / f"{name}.py"), str(plan), how])
+    pid, output = run([*by, str(HERE / "clients" / script), str(plan), *how])
     said = {number: rest for number, *rest in map(json.loads, output.splitlines())}
-    return Sender(f"{name} {how}", name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
+    name = script.partition(".")[0]
+    return Sender(" ".join([name, *how]), name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
 
 
 def curl(folder: Path, asks: Sequence[Ask], version: str = "--http1.1") -> Sender:

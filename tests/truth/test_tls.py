@@ -26,6 +26,7 @@ CLIENTS = {
     "requests session": senders.requests_session,
     "requests oneshot": senders.requests_oneshot,
     "aiohttp": senders.aiohttp_client,
+    "node": senders.node_client,
 }
 
 
@@ -48,6 +49,15 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         services = before + after
         clients = {name: send(folder, senders.every_route(services)) for name, send in CLIENTS.items()}
         yield Outcome({r.service.label: r for r in services}, clients, watching.ledger())
+
+
+def test_clients_got_what_the_routes_answer(outcome: Outcome) -> None:
+    wrong = [s for client in outcome.clients.values() for s in client.sent if s.status != s.ask.status]
+    assert wrong == []
+
+
+def test_nothing_was_lost(outcome: Outcome) -> None:
+    assert outcome.ledger.totals("stingless.exchanges.lost", "stingless.service", "reason") == {}
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda s: s.label)

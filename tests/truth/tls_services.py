@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from running import ROOT
+
 from truth.launch import BIN, HERE, Service, files, nginx, pem, program
 
 
@@ -41,14 +43,22 @@ def _node(port: int, _: Path) -> list[str]:
 
 
 def _apache(port: int, folder: Path) -> list[str]:
-    files(folder)
+    """It gives its rights up, and could not read the files of a test's own folder."""
+    shared = ROOT / "build" / "truth" / "apache"
+    if not shared.exists():
+        files(shared)
     text = (HERE / "services" / "apache.conf").read_text()
     text = text.replace("PORT", str(port)).replace("FOLDER", str(folder)).replace("PEM", str(pem()))
+    text = text.replace("SHARED", str(shared))
     (folder / "apache.conf").write_text(text)
     return [program("apache2"), "-DFOREGROUND", "-f", str(folder / "apache.conf")]
 
 
-NO_POST: Final = {("POST", "/echo"): 405}
+def _gnutls(port: int, _: Path) -> list[str]:
+    files = ["--x509certfile", str(pem()), "--x509keyfile", str(pem())]
+    return [program("gnutls-serv"), "--http", "--quiet", "--port", str(port), *files]
+
+
 NOT_FOUND: Final = {("GET", "/boom"): 404, ("POST", "/echo"): 501}
 SERVICES: Final = (
     Service("nginx", "nginx", _nginx, {}, sleeps=False, scheme="https"),
@@ -58,3 +68,4 @@ SERVICES: Final = (
     Service("node", "nodeshop", _node, {}, scheme="https"),
     Service("apache", "apache2", _apache, {("POST", "/echo"): 404}, sleeps=False, scheme="https"),
 )
+GNUTLS: Final = Service("gnutls-serv", "gnutls-serv", _gnutls, {}, scheme="https")
