@@ -62,7 +62,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
     maps = MapSizes(
         exchanges=ring,
         long_exchanges=long_ring,
-        frames=ring,
+        frames=ring_size(ring // 2),
         events=ring_size(256 * 1024 if small else 512 * 1024),
         procs=processes,
         conns=connections,

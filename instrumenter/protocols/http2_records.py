@@ -50,6 +50,7 @@ _KEPT: Final = {form.SETTINGS: SETTINGS_KEPT, form.RST_STREAM: 4, form.GOAWAY: 8
 _BLOCKS: Final = frozenset((form.HEADERS, form.PUSH_PROMISE, form.CONTINUATION))
 _PLAIN: Final = form.END_HEADERS | form.PADDED | form.WITH_PRIORITY
 _STREAM_BITS: Final = 0x7FFF_FFFF
+MAX_HELD: Final = 8 << 20  # bytes of frames and blocks that go on, of all connections
 _HALVES: Final = tuple(Half)
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 _DIRECTIONS: Final = {int(direction): direction for direction in Direction}
@@ -72,13 +73,23 @@ class Block:
             self.cut = cut or len(self.text) > MAX_BLOCK
 
 
+class Held:
+    """Bytes of unfinished frames and blocks, of all connections together."""
+
+    __slots__ = ("bytes", "most")
+
+    def __init__(self, most: int) -> None:
+        self.bytes, self.most = 0, most
+
+
 class HalfBytes:
     """One half of a connection: its bytes, record by record."""
 
-    __slots__ = ("block", "connection", "half", "next", "rest", "rest_ns")
+    __slots__ = ("block", "connection", "half", "held", "holds", "next", "rest", "rest_ns")
 
-    def __init__(self, half: Half, connection: Connection) -> None:
+    def __init__(self, half: Half, connection: Connection, held: Held) -> None:
         self.half, self.connection = half, connection
+        self.held, self.holds = held, 0
         self.next = 0  # number of the record that should come
         self.rest = b""  # a frame that goes on in the next record
         self.rest_ns = 0
@@ -104,6 +115,22 @@ class HalfBytes:
             self._frame(kind, flags, stream & _STREAM_BITS, length, data, at, origin, begin_ns, now_ns)
             at, begin_ns = end, now_ns
         self.rest, self.rest_ns = data[at:], begin_ns
+        if self.rest or self.block is not None or self.holds:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Of too much that is unfinished, what came last goes."""
+        now = len(self.rest) + (len(self.block.text) if self.block is not None else 0)
+        self.held.bytes += now - self.holds
+        self.holds = now
+        if self.held.bytes > self.held.most:
+            self.lose()
+            self.close()
+
+    def close(self) -> None:
+        """It holds nothing any more."""
+        self.held.bytes -= self.holds
+        self.holds = 0
 
     def lose(self) -> None:
         """Frames passed unseen."""
@@ -202,10 +229,10 @@ class Followed:
 
     __slots__ = ("connection", "halves", "place")
 
-    def __init__(self, place: Place, direction: int, joined: bool, counts: Counts) -> None:
+    def __init__(self, place: Place, direction: int, joined: bool, counts: Counts, held: Held) -> None:
         self.place = place
         self.connection = Connection(_DIRECTIONS.get(direction, Direction.UNKNOWN), counts, joined=joined)
-        self.halves = tuple(HalfBytes(half, self.connection) for half in _HALVES)
+        self.halves = tuple(HalfBytes(half, self.connection, held) for half in _HALVES)
 
 
 Finished = tuple[Place, Exchange]
@@ -216,6 +243,7 @@ class FrameRecords:
 
     def __init__(self, max_connections: int = MAX_CONNECTIONS) -> None:
         self.counts = Counts()
+        self.held = Held(MAX_HELD)
         self.now_ns = 0  # of the newest record
         self._max = max_connections
         self._known: OrderedDict[int, Followed] = OrderedDict()
@@ -245,7 +273,7 @@ class FrameRecords:
             elif kind == _BEGIN:
                 self._close(key, Outcome.UNREADABLE, now_ns, done)  # of an older one, whose end was lost
                 place = Place(key, raw[start : start + ENDPOINTS.itemsize], bool(flags & _TLS))
-                self._open(Followed(place, direction, bool(flags & _JOINED), self.counts), now_ns, done)
+                self._open(Followed(place, direction, bool(flags & _JOINED), self.counts, self.held), now_ns, done)
             elif kind == _UPGRADE:
                 if (followed := self._known.get(key)) is not None:
                     _upgrade(followed.connection, raw[start : start + count], Origin(svc, tgid, tid, 0), now_ns)
@@ -267,6 +295,8 @@ class FrameRecords:
     def _close(self, key: int, outcome: Outcome, now_ns: int, done: list[Finished]) -> None:
         followed = self._known.pop(key, None)
         if followed is not None:
+            for half in followed.halves:
+                half.close()
             done += [(followed.place, exchange) for exchange in followed.connection.close(outcome, now_ns)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from instrumenter.bpf.abi import Direction, FramesFlag, FramesKind, Outcome
 from instrumenter.protocols.http2 import Connection
 from instrumenter.protocols.http2_events import Half
-from instrumenter.protocols.http2_records import FrameRecords
+from instrumenter.protocols.http2_records import MAX_HELD, FrameRecords
 from instrumenter.protocols.http2_start import PREFACE
 from instrumenter.protocols.http2_streams import Exchange
 from protocols.kernel_records import KernelHalf, begin, end, record
@@ -115,6 +115,22 @@ def test_of_too_many_connections_the_quietest_goes() -> None:
     found.take(record(FramesKind.BYTES, 1, 5, SETTINGS))
     assert len(found) == 2
     assert (found.counts.connections_evicted, found.counts.unfollowed) == (1, 1)
+
+
+def test_unfinished_blocks_are_bounded_together() -> None:
+    """Of many connections with a long block each, the last ones lose theirs; what ends gives its place back."""
+    found = FrameRecords()
+    long = (1 << 16).to_bytes(3) + b"\1\0\0\0\0\1" + bytes(4)
+    for key in range(300):
+        found.take(begin(key))
+        for number in range(20):
+            data = long if number == 0 else bytes(2048)
+            found.take(record(FramesKind.BYTES, key, 5, data, number=number, rest=0 if number == 0 else 2048))
+    assert MAX_HELD - 65536 < found.held.bytes <= MAX_HELD
+    assert found.counts.gaps > 0
+    for key in range(300):
+        found.take(end(key, 9, Outcome.RESET))
+    assert found.held.bytes == 0
 
 
 def test_a_gap_in_the_kernel() -> None:
