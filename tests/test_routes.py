@@ -78,3 +78,27 @@ def test_routes_asks_once_per_hash_and_stays_small() -> None:
     routes.name(2, b"/b")
     routes.name(3, b"/c")
     assert routes.name(1, b"/other") == "/other"  # forgotten, learned anew
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        (b"/users/", "/users/"),
+        (b"GET /users/{id}", "/users/{id}"),
+        (b"GET example.org/a/{rest...}", "/a/{rest...}"),
+        (b"/{$}", "/{$}"),
+        (b"/\xc3\xa4", "/%C3%A4"),
+    ],
+)
+def test_registered_patterns(pattern: bytes, path: str) -> None:
+    routes = Routes(2)
+    routes.register(7, pattern)
+    assert routes.name(7, b"/users/1?x=2") == path
+
+
+def test_registered_patterns_outlive_what_is_known_of_paths() -> None:
+    """Python is told of a pattern once; paths are learned again from any request."""
+    routes = Routes(2)
+    routes.register(7, b"GET /a/{b}")
+    assert [routes.name(i, b"/p%d" % i) for i in (1, 2, 3, 4)] == ["/p1", "/p2", "/p3", "/p4"]
+    assert routes.name(7, b"/a/1") == "/a/{b}"

@@ -11,7 +11,7 @@ import pytest
 from go_builds import OLDER, OLDEST, PIE, STRIPPED, talk
 
 from instrumenter.binaries.tls_libraries import Files
-from instrumenter.bpf.abi import Direction, Flag
+from instrumenter.bpf.abi import Direction, Flag, Verdict
 from instrumenter.discovery.tls import points_of
 from kernel.go_talk import Go
 from kernel.harness import Wire
@@ -97,3 +97,29 @@ def test_wrapped_connection(wire: Wire, start: Start) -> None:
     go = start("")
     go.run(Connections=2, Requests=2, Path="/w", Down=7, Wrap=True)
     check(wire, go, {row(go, "/w?down=7", 200, 0, 7): 4})
+
+
+def test_hits(wire: Wire, start: Start) -> None:
+    """Two a request on each side: one for what is read, one for what is written.
+
+    And a third where the server's read in the background, while the handler works, meets the next request's first byte.
+    """
+    go = start("")
+    assert wire.program.enable_stats()
+    runs = []
+    for requests in (100, 300):
+        before = wire.program.stats()["tls_call"].run_cnt
+        go.run(Connections=1, Requests=requests, Path="/hits", Down=10)
+        runs.append(wire.program.stats()["tls_call"].run_cnt - before)
+    check(wire, go, {row(go, "/hits?down=10", 200, 0, 10): 400})
+    assert 2 * 2 * 200 <= runs[1] - runs[0] < 2.5 * 2 * 200
+
+
+def test_connection_from_before(wire: Wire, start: Start) -> None:
+    """No handshake is needed to know whose plaintext it is."""
+    go = start("")
+    wire.program.set_process(go.process.pid, wire.svc, Verdict.IGNORE)
+    go.keep(Requests=2, Path="/before", Down=10)
+    wire.watch(go.process.pid)
+    go.keep(Requests=3, Path="/after", Down=10)
+    check(wire, go, {row(go, "/after?down=10", 200, 0, 10): 3})
