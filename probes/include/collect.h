@@ -89,6 +89,20 @@ static __always_inline long refuse_head(struct scratch *s, struct conn *c, u32 r
 	return lose_track(s, c, reason);
 }
 
+/* read_bytes() from s->off on, without a call where there is one stretch of memory. */
+static __always_inline int read_head(struct scratch *s, u32 at, u32 n)
+{
+	const struct buf *b = &s->op.buf;
+
+	barrier_var(n); /* checked on the registers that are used */
+	barrier_var(at);
+	if (n > WINDOW_READ || at > CARRY_MAX)
+		return -1;
+	if (b->kind != BUF_FLAT)
+		return read_bytes(s, s->off, at, n);
+	return bpf_probe_read_user(s->win + at, n, (void *)(b->base + b->skip + s->off)) ? -1 : 0;
+}
+
 /* The next stretch of a head: read behind what is there. */
 static __always_inline long fill(struct scratch *s, struct conn *c, struct half *h)
 {
@@ -99,7 +113,7 @@ static __always_inline long fill(struct scratch *s, struct conn *c, struct half 
 		h->next = s->op.pos + s->off;
 		return save_head(s, c, h) ? lose_track(s, c, LOSS_CONNECTIONS_FULL) : 1;
 	}
-	if (n > WINDOW_READ || had > CARRY_MAX || read_bytes(s, s->off, had, n))
+	if (read_head(s, had, n))
 		return refuse_head(s, c, LOSS_UNREADABLE);
 	s->before = had;
 	s->have = had + n;

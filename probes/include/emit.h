@@ -35,13 +35,13 @@ static __always_inline void copy_text(u8 *to, const u8 *from, u32 n)
 	}
 }
 
-enum { BPF_RB_RING_SIZE = 1, BPF_RB_PROD_POS = 3, RECORD_HEADER = 8 }; /* flags: include/uapi/linux/bpf.h */
+enum { BPF_RB_PROD_POS = 3, RECORD_HEADER = 8 }; /* flags: include/uapi/linux/bpf.h */
 
 /* The reader comes on its own clock, and is woken by the record that crosses a quarter of the ring. Another CPU's record
  * may come between and take that moment away; then it is woken a quarter later. */
 static __always_inline u64 wakeup(void *ring, u32 size)
 {
-	u64 end = bpf_ringbuf_query(ring, BPF_RB_PROD_POS), quarter = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 4;
+	u64 end = bpf_ringbuf_query(ring, BPF_RB_PROD_POS), quarter = ((struct bpf_map *)ring)->max_entries / 4;
 	bool crossed = (end & (quarter - 1)) < size + RECORD_HEADER;
 
 	return crossed ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;

@@ -119,7 +119,8 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->request_bytes = s->head.chunked ? 0 : s->head.content_length;
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
-	make_ids(h, s);
+	if (settings.spans)
+		make_ids(h, s);
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		copy_text(h->e.text, s->text, s->head.text_len);

@@ -60,15 +60,16 @@ static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
 	if (n == 0 || n > 18)
 		return;
 	for (u32 i = 0; i < 18; i++) {
-		u8 c = p[i];
+		u32 digit = p[i] - '0';
 
 		if (i >= n)
 			break;
-		if (c == ',' && i) /* the same number again (RFC 9110, 8.6) */
-			break;
-		if (c < '0' || c > '9')
+		if (digit > 9) {
+			if (p[i] == ',' && i) /* the same number again (RFC 9110, 8.6) */
+				break;
 			return;
-		length = length * 10 + (c - '0');
+		}
+		length = length * 10 + digit;
 	}
 	s->head.content_length = length;
 	s->head.has_length = 1;

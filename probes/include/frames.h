@@ -18,7 +18,7 @@ static __always_inline u8 frames_flags(const struct conn *c)
 static __always_inline bool put_frames(void *record, u32 size, u32 svc)
 {
 	u64 end = bpf_ringbuf_query(&frames, BPF_RB_PROD_POS) + size + RECORD_HEADER;
-	u64 quarter = bpf_ringbuf_query(&frames, BPF_RB_RING_SIZE) / 4;
+	u64 quarter = ((struct bpf_map *)&frames)->max_entries / 4;
 	bool crossed = (end & (quarter - 1)) < size + RECORD_HEADER;
 
 	if (!bpf_ringbuf_output(&frames, record, size, crossed ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))

@@ -86,39 +86,39 @@ static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have)
 
 	if (*p < 'A' || at + 24 > have)
 		return true;
+	if ((*p | 0x20) == 'c') /* Content-Length among a few that are frequent; header_line() looks closer */
+		return (p[8] | 0x20) == 'l';
 	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
-}
-
-/* Offset of the first byte among the 32 at p that may be a control character, or 32. */
-static __always_inline u32 next_control(const u8 *p)
-{
-	u64 found;
-
-#pragma clang loop unroll(full)
-	for (u32 k = 0; k < 32; k += 8) {
-		found = maybe_controls(word_at(p + k));
-		if (found)
-			return k + first_byte(found);
-	}
-	return 32;
 }
 
 /* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
 __noinline u32 skip_lines(struct scratch *s, u32 at)
 {
-	u32 have, line, letters, w;
+	u32 have, letters, w;
+	const u8 *p;
+	u64 found;
 
 	if (!s)
 		return WIN_MAX;
 	have = s->have;
-	line = s->line;
 	letters = first_letters(s);
 #pragma clang loop unroll(disable)
-	for (u32 i = 0, n; i < SKIP_TURNS && at < have; i++) {
-		n = next_control(win_at(s, at));
-		at += n;
-		if (n == 32)
+	for (u32 i = 0; i < SKIP_TURNS && at < have; i++) {
+		p = win_at(s, at);
+		found = maybe_controls(word_at(p));
+		if (!found) {
+			found = maybe_controls(word_at(p + 8));
+			at += 8;
+		}
+		if (!found) {
+			found = maybe_controls(word_at(p + 16));
+			at += 8;
+		}
+		if (!found) {
+			at += 8;
 			continue;
+		}
+		at += first_byte(found);
 		w = *(const u32 *)win_at(s, at);
 		at++;
 		if ((u16)w == ('\n' << 8 | '\r')) {
@@ -129,11 +129,10 @@ __noinline u32 skip_lines(struct scratch *s, u32 at)
 		}
 		if (at > have) /* what lies there is of an earlier call */
 			break;
-		line = at;
+		s->line = at;
 		if (letters >> (w >> 8 & 31) & 1 && may_matter(s, at, have))
 			break;
 	}
-	s->line = line;
 	return at < have ? at : have;
 }
 

@@ -95,6 +95,9 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 };
+struct bpf_map {
+	u32 max_entries;
+};
 struct linux_binprm {
 	const char *filename;
 };

@@ -53,8 +53,6 @@ __noinline u32 size_bucket(u64 v)
 	const volatile u64 *bounds = settings.size_bounds;
 	u32 i = 0, last;
 
-	if (!v) /* of a request, mostly */
-		return 0;
 	for (u32 step = 64; step; step /= 2) {
 		last = i + step - 1;
 		if (last < SIZE_BOUNDS && bounds[last] < v)
@@ -131,7 +129,7 @@ static __always_inline struct red *red_of(struct exchange *x)
 static __always_inline void count_exchange(struct red *r, const struct exchange *x)
 {
 	u64 ns = x->end_ns - x->start_ns;
-	u32 d = duration_bucket_near(ns, r->likely_duration), q = size_bucket(x->request_bytes);
+	u32 d = duration_bucket_near(ns, r->likely_duration), q = x->request_bytes ? size_bucket(x->request_bytes) : 0;
 	u32 p = size_bucket_near(x->response_bytes, r->likely_size);
 
 	__sync_fetch_and_add(&r->count, 1);
