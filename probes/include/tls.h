@@ -49,9 +49,12 @@ static __always_inline struct tls_link *note_call(struct tls_thread *t, struct p
 
 	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
 	barrier_var(fifth);
+	/* A write ends a handshake too: records that were read before it are its, if a first sign has said so. */
 	if (!link && t->received) {
-		if (!writes(kind))
-			suppose(get_conn(t->received), ssl);
+		struct conn *c = get_conn(t->received);
+
+		if (!writes(kind) || (c && c->ssl == ssl))
+			suppose(c, ssl);
 		t->received = 0;
 		link = get_link(ssl);
 	}
