@@ -49,13 +49,6 @@ def _python(name: str, *, tls: bool = True) -> Command:
     return lambda port, _: [sys.executable, str(SERVICES / name), str(port), *(certificate().pair if tls else ())]
 
 
-def _gunicorn(port: int, _: Path) -> list[str]:
-    pair = certificate()
-    app = ["--chdir", str(SERVICES), "flaskshop:app", "--log-level", "error", "--access-logfile", "-"]
-    tls = ["--certfile", str(pair.cert), "--keyfile", str(pair.key)]
-    return [str(BIN / "gunicorn"), "-w", "2", "-b", f"127.0.0.1:{port}", *app, *tls]
-
-
 def _uvicorn(port: int, _: Path) -> list[str]:
     pair = certificate()
     app = ["--app-dir", str(SERVICES), "fastshop:app", "--no-use-colors", "--log-level", "info"]
@@ -133,7 +126,6 @@ SECURED: Final = (
     Service("nginx h2c", "nginx", _nginx(True), {}, False, TWO, "", "", ("nginx", "-v")),
     Service("apache2", "apache2", _apache, _NO_ECHO, False, BOTH, "OpenSSL", "", ("apache2", "-v")),
     Service("http.server", "tlsfiles", _tlsfiles, _FILES, False, ONE, "OpenSSL", "", (sys.executable, "--version")),
-    Service("gunicorn+flask", "flaskshop", _gunicorn, {}, True, ONE, "OpenSSL", "", pypi("gunicorn")),
     Service("uvicorn+fastapi", "fastshop", _uvicorn, {}, True, ONE, "OpenSSL", "", pypi("uvicorn")),
     Service("hypercorn", "fastshop", _hypercorn(True), {}, True, BOTH, "OpenSSL", "", pypi("hypercorn")),
     Service("hypercorn h2c", "fastshop", _hypercorn(False), {}, True, BOTH, "", "", pypi("hypercorn")),

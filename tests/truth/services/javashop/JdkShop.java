@@ -38,6 +38,6 @@ public class JdkShop {
         boolean head = exchange.getRequestMethod().equals("HEAD");
         exchange.sendResponseHeaders(status, head ? -1 : body.length);
         if (!head) exchange.getResponseBody().write(body);
-        exchange.close();
+        exchange.getResponseBody().close(); // exchange.close() may end the connection too
     }
 }
