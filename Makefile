@@ -73,6 +73,7 @@ unit: bpf
 	$(Q)$(PYTHON) -m pytest -m "not kernel and not vm"
 
 kernel-test: bpf
+	$(Q)scripts/programs.sh
 	$(Q)scripts/peers.sh
 	$(Q)$(PYTHON) -m pytest -m kernel
 

@@ -49,9 +49,13 @@ wanted() { # names of packages whose command or file is missing
 		gnutls-serv gnutls-bin
 		wget wget
 		openssl openssl
+		/usr/share/doc/python3-pycurl python3-pycurl
 		node nodejs
 		npm npm
 		go golang-go
+		javac default-jdk-headless
+		mvn maven
+		cargo cargo
 		$QEMU qemu-system-$QEMU_PACKAGE
 		depmod kmod
 		busybox busybox-static
@@ -95,8 +99,8 @@ packages() {
 	aarch64) QEMU=qemu-system-aarch64 QEMU_PACKAGE=arm ;;
 	*) fail "$(uname -m) is not supported: x86_64 or aarch64" ;;
 	esac
-	# Go comes as a tarball to many machines; its usual place counts.
-	PATH=$PATH:/usr/local/go/bin
+	# Go and Rust come as tarballs to many machines; their usual places count.
+	PATH=$PATH:/usr/local/go/bin:$HOME/.cargo/bin
 	missing=$(wanted | sort -u | tr '\n' ' ')
 	find_python >/dev/null || missing="$missing python3 python3-venv"
 	# shellcheck disable=SC2086

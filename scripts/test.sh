@@ -4,5 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 scripts/kernels.sh
 scripts/go_toolchains.sh
+scripts/programs.sh
 scripts/peers.sh
 exec .venv/bin/python -m pytest "$@" </dev/null

@@ -8,6 +8,7 @@ emulation is ten times slower, and what differs there is how the agent is attach
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from running import Agent
 
 from truth.launch import SERVICES, Running
 from truth.ledger import Ledger
+from truth.matrix import RESULTS, Row, write
 
 IN_VM = os.environ.get("STINGLESS_VM") == "1"
 
@@ -80,6 +82,22 @@ def watch() -> Iterator[Callable[..., Watch]]:
             return watching
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def matrix_results() -> Iterator[dict[Row, str]]:
+    """Written when all tests have ended, if any row has a result."""
+    results: dict[Row, str] = {}
+    yield results
+    if results:
+        kernel, attach = platform.release(), os.environ.get("STINGLESS_ATTACH", "tracepoint")
+        write(RESULTS / f"{kernel}-{attach}.jsonl", results, kernel, attach)
+
+
+@pytest.fixture
+def record_row(matrix_results: dict[Row, str]) -> Callable[[Row, str], None]:
+    """`record_row(row, result)`: what is known of a row by now."""
+    return matrix_results.__setitem__
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ workers. A program that is missing is an error that names the remedy, never a sk
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
@@ -15,17 +14,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from kernel.tls import certificate
 from running import ROOT, until
 
 HERE: Final = Path(__file__).parent
 BIN: Final = ROOT / ".venv" / "bin"
 START_WITHIN_S: Final = 60.0  # under emulation
 USERS: Final = 50  # /users/1 to /users/50 exist
+PROGRAMS: Final = ROOT / "build" / "programs"
 _PATH: Final = f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/sbin:/sbin"
 
 
@@ -37,54 +36,73 @@ def program(name: str) -> str:
     return found
 
 
+def built(name: str) -> str:
+    """Where scripts/programs.sh put a program. Raises RuntimeError with the remedy."""
+    path = PROGRAMS / name
+    if not path.exists():
+        raise RuntimeError(f"{path} is missing: run scripts/programs.sh")
+    return str(path)
+
+
 def clean_environment() -> dict[str, str]:
     """Of a service or client: nothing in it names it, configures telemetry, or sends its requests to a proxy."""
     told = ("OTEL_", "STINGLESS_", "PYTEST_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(told) and not k.lower().endswith("_proxy")}
-    trusting = dict.fromkeys(
-        ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), str(pem())
-    )
-    return kept | trusting | {"PYTHONDONTWRITEBYTECODE": "1"}
-
-
-@functools.cache
-def pem() -> Path:
-    """The key and certificate of all services that speak TLS, which every client trusts."""
-    folder = ROOT / "build" / "truth"
-    folder.mkdir(parents=True, exist_ok=True)
-    return certificate(folder)
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    return kept | own | {"NODE_PATH": str(PROGRAMS / "node" / "node_modules")}
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """command: of (port, empty folder of its own). name: the service.name expected. odd: routes answered otherwise."""
+    """command: of (port, empty folder of its own). name: the service.name expected. odd: routes answered otherwise.
+
+    speaks: what clients may talk to it. library: its TLS, "" if its port is plain. hidden: why the agent cannot see it,
+    as it has to say. version: a command that prints it.
+    """
 
     label: str
     name: str
     command: Callable[[int, Path], list[str]]
-    odd: Mapping[tuple[str, str], int]
+    odd: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sleeps: bool = True  # /slow takes 30 ms
-    scheme: str = "http"
+    speaks: tuple[str, ...] = ("HTTP/1",)
+    library: str = ""
+    hidden: str = ""
+    version: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.library else "http"
 
 
 def files(folder: Path) -> Path:
     """The routes as files, for servers of files."""
-    files = folder / "files"
-    (files / "users").mkdir(parents=True)
+    root = folder / "files"
+    (root / "users").mkdir(parents=True)
     for name in ("hello", "slow", *(f"users/{i}" for i in range(1, USERS + 1))):
-        (files / name).write_text("a file\n")
-    (files / "stream").write_bytes(b"x" * (1 << 20))
-    return files
+        (root / name).write_text("a file\n")
+    (root / "stream").write_bytes(b"x" * (1 << 20))
+    return root
 
 
-def nginx(port: int, folder: Path, tls: str = "") -> list[str]:
-    """tls: what follows the port in `listen`, and further directives."""
+def filled(name: str, folder: Path, **words: str) -> str:
+    """A file of services/ with these words in the place of their names, and the folder; in the folder."""
+    text = (HERE / "services" / name).read_text()
+    for word, value in {**words, "FOLDER": str(folder)}.items():
+        text = text.replace(word, value)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def _nginx(port: int, folder: Path) -> list[str]:
+    return nginx(port, folder, "off", "")
+
+
+def nginx(port: int, folder: Path, log: str, listen: str) -> list[str]:
+    """log: its access log; listen: what else its port is, and directives after it."""
     files(folder)
-    text = (HERE / "services" / "nginx.conf").read_text()
-    (folder / "nginx.conf").write_text(
-        text.replace("PORT", str(port)).replace("FOLDER", str(folder)).replace("TLS", tls)
-    )
-    return [program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    configuration = filled("nginx.conf", folder, PORT=str(port), LOG=log, LISTEN=listen)
+    return [program("nginx"), "-p", str(folder), "-c", configuration]
 
 
 def _http_server(port: int, folder: Path) -> list[str]:
@@ -93,12 +111,12 @@ def _http_server(port: int, folder: Path) -> list[str]:
 
 def _gunicorn(port: int, _: Path) -> list[str]:
     app = ["--chdir", str(HERE / "services"), "flaskshop:app"]
-    return [str(BIN / "gunicorn"), "-w", "2", "-b", f"127.0.0.1:{port}", "--log-level", "error", *app]
+    return [str(BIN / "gunicorn"), "-w", "2", "-b", f"127.0.0.1:{port}", "--access-logfile", "-", *app]
 
 
 def _uvicorn(port: int, _: Path) -> list[str]:
     app = ["--app-dir", str(HERE / "services"), "fastshop:app"]
-    return [str(BIN / "uvicorn"), "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", *app]
+    return [str(BIN / "uvicorn"), "--host", "127.0.0.1", "--port", str(port), "--no-use-colors", *app]
 
 
 def _node(port: int, _: Path) -> list[str]:
@@ -106,22 +124,22 @@ def _node(port: int, _: Path) -> list[str]:
 
 
 def _go(port: int, _: Path) -> list[str]:
-    """Built once and kept in build/: the first build of net/http takes a minute."""
-    source, target = HERE / "services" / "goshop.go", ROOT / "build" / "truth" / "goshop"
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        env = clean_environment() | {"GO111MODULE": "off", "GOCACHE": str(target.parents[1] / "demo" / "go-cache")}
-        subprocess.run([program("go"), "build", "-o", target, source], env=env, check=True)
-    return [str(target), str(port)]
+    return [built("goshop"), str(port)]
 
 
+def pypi(name: str) -> tuple[str, ...]:
+    """Prints the version of a package."""
+    return (sys.executable, "-c", f"from importlib.metadata import version; print(version({name!r}))")
+
+
+_FILES: Final = {("GET", "/boom"): 404, ("POST", "/echo"): 501}
 SERVICES: Final = (
-    Service("nginx", "nginx", nginx, {}, sleeps=False),
-    Service("http.server", "http.server", _http_server, {("GET", "/boom"): 404, ("POST", "/echo"): 501}, sleeps=False),
-    Service("gunicorn+flask", "flaskshop", _gunicorn, {}),
-    Service("uvicorn+fastapi", "fastshop", _uvicorn, {}),
-    Service("node", "nodeshop", _node, {}),
-    Service("go", "goshop", _go, {}),
+    Service("nginx", "nginx", _nginx, sleeps=False, version=("nginx", "-v")),
+    Service("http.server", "http.server", _http_server, _FILES, sleeps=False, version=(sys.executable, "--version")),
+    Service("gunicorn+flask", "flaskshop", _gunicorn, version=pypi("gunicorn")),
+    Service("uvicorn+fastapi", "fastshop", _uvicorn, version=pypi("uvicorn")),
+    Service("node", "nodeshop", _node, version=("node", "--version")),
+    Service("go", "goshop", _go, version=("go", "version", str(PROGRAMS / "goshop"))),
 )
 
 

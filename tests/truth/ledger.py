@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -72,16 +72,26 @@ class Ledger:
         """The spans of one process."""
         return [s for s in self.spans if s.span.kind == kind and s.resource.get("process.pid") == pid]
 
-    def counted(self, pid: int, kind: int) -> Count:
-        """The newest count of every series of one process, which are cumulative."""
+    def counted(self, pid: int, kind: int, versions: Collection[str] = ()) -> Count:
+        """The newest count of every series of one process, which are cumulative. versions: of HTTP, all if none."""
         name = "http.server.request.duration" if kind == SERVER else "http.client.request.duration"
         route = "http.route" if kind == SERVER else "url.template"
-        by = ("process.pid", "http.request.method", route, "http.response.status_code")
+        by = ("process.pid", "network.protocol.version", "http.request.method", route, "http.response.status_code")
         totals = self._collector.metric_totals(name, *by)
         counts: Count = Counter()
-        for (owner, method, path, status), n in totals.items():
-            if owner == pid:
+        for (owner, version, method, path, status), n in totals.items():
+            if owner == pid and (not versions or version in versions):
                 counts[method, path, status or 0] += int(n)
+        return counts
+
+    def called(self, pid: int, kind: int) -> Count:
+        """The same of gRPC: by ("POST", service and method, code; -1: none)."""
+        name = "rpc.server.duration" if kind == SERVER else "rpc.client.duration"
+        by = ("process.pid", "rpc.service", "rpc.method", "rpc.grpc.status_code")
+        counts: Count = Counter()
+        for (owner, service, method, code), n in self._collector.metric_totals(name, *by).items():
+            if owner == pid:
+                counts["POST", f"{service}/{method}", -1 if code is None else code] += int(n)
         return counts
 
     def names(self, pid: int) -> set[str]:
@@ -109,6 +119,18 @@ def by_span(spans: Iterable[Seen]) -> Count:
             s.attributes["http.request.method"],
             s.attributes.get("http.route") or s.attributes.get("url.template", ""),
             s.attributes.get("http.response.status_code", 0),
+        )
+        for s in spans
+    )
+
+
+def by_call(spans: Iterable[Seen]) -> Count:
+    """Counts of spans of gRPC."""
+    return Counter(
+        (
+            "POST",
+            f"{s.attributes.get('rpc.service')}/{s.attributes.get('rpc.method')}",
+            s.attributes.get("rpc.grpc.status_code", -1),
         )
         for s in spans
     )

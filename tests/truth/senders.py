@@ -12,14 +12,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from truth.certificates import trust
 from truth.launch import HERE, USERS, Running, clean_environment, program
 
 CLIENT_WITHIN_S: Final = 120.0
+NOT_ASKED: Final = -1  # in Service.odd: a request that the service does not understand
+
+Held = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,19 @@ class Ask:
     def url(self) -> str:
         return self.service.url(f"{self.path}?n={self.number}")
 
+    def line(self) -> list[object]:
+        """Of a plan."""
+        return [self.number, self.method, self.url, self.size, dict(self.headers)]
+
+
+class Call(Ask):
+    """One call of gRPC. method: POST; route: service and method; status: its code; size: messages sent."""
+
+    __slots__ = ()
+
+    def line(self) -> list[object]:
+        return [self.number, f"127.0.0.1:{self.service.port}", self.path.rpartition("/")[2], self.size]
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -50,20 +67,21 @@ class Sent:
 
     ask: Ask
     status: int
-    start_ns: int
-    took_ns: int
+    start_ns: int = 0
+    took_ns: int = 0
     least_ns: int = 0
     most_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A client that ran. pid: of the process; name: the service.name expected."""
+    """A client that ran. pid: of the process; name: the service.name expected; also: pids of others of the same."""
 
     label: str
     name: str
     pid: int
     sent: tuple[Sent, ...]
+    also: tuple[int, ...] = ()
 
 
 _NUMBERS: Final = itertools.count(1)
@@ -81,16 +99,39 @@ _ROUTES: Final = (
 )
 
 
-def every_route(services: Sequence[Running], without: str = "") -> list[Ask]:
-    """Every route of every service, in turns. without: a method that the client does not send."""
+def every_route(services: Sequence[Running], without: Collection[str] = (), most: int = 20) -> list[Ask]:
+    """Every route of every service, in turns. without: methods that the client does not send. most: times of each."""
     asks = []
-    for turn, (method, path, route, status, times) in itertools.product(range(20), _ROUTES):
-        if turn < times and method != without:
+    for turn, (method, path, route, status, times) in itertools.product(range(most), _ROUTES):
+        if turn < times and method not in without:
             for running in services:
                 expected = running.service.odd.get((method, path), status)
                 size = 3000 if method == "POST" else 0
-                asks.append(ask(running, path.replace("#", str(turn % USERS + 1)), expected, route, method, size))
+                if expected != NOT_ASKED:
+                    asks.append(ask(running, path.replace("#", str(turn % USERS + 1)), expected, route, method, size))
     return asks
+
+
+# Method of shop.Shop, its messages, the code that it ends with, how often; Nothing is not there.
+_CALLS: Final = (
+    ("Unary", 1, 0, 12), ("Many", 1, 0, 4), ("Gather", 5, 0, 4), ("Echo", 5, 0, 4), ("Missing", 1, 5, 3),
+    ("Boom", 1, 13, 3), ("Nothing", 1, 12, 2),
+)  # fmt: skip
+
+
+def every_call(services: Sequence[Running]) -> list[Call]:
+    """Every method of every service, in turns."""
+    return [
+        Call(next(_NUMBERS), running, "POST", f"/shop.Shop/{method}", f"shop.Shop/{method}", code, messages)
+        for turn, (method, messages, code, times) in itertools.product(range(20), _CALLS)
+        if turn < times
+        for running in services
+    ]
+
+
+def every_socket(services: Sequence[Running]) -> list[Ask]:
+    """Connections of WebSocket."""
+    return [ask(running, "/socket", 101) for _ in range(8) for running in services]
 
 
 def ask(
@@ -102,40 +143,38 @@ def ask(
 
 def requests_session(folder: Path, asks: Sequence[Ask]) -> Sender:
     """Kept-alive connections."""
-    return _python("requests_client", folder, asks, "session")
+    return python("requests_client", folder, asks, "session")
 
 
 def requests_oneshot(folder: Path, asks: Sequence[Ask]) -> Sender:
     """A connection for each request."""
-    return _python("requests_client", folder, asks, "oneshot")
+    return python("requests_client", folder, asks, "oneshot")
 
 
 def aiohttp_client(folder: Path, asks: Sequence[Ask], concurrency: int = 8) -> Sender:
     """Many at once, over a pool of connections."""
-    return _python("aiohttp_client", folder, asks, str(concurrency))
+    return python("aiohttp_client", folder, asks, str(concurrency))
 
 
 def socket_client(folder: Path, asks: Sequence[Ask]) -> Sender:
     """Nothing between its clock and the kernel; a connection for each request."""
-    return _python("socket_client", folder, asks, "-")
+    return python("socket_client", folder, asks, "-")
 
 
-def node_client(folder: Path, asks: Sequence[Ask]) -> Sender:
-    """Many at once, over four connections to each service."""
-    return _planned([program("node")], "node_client.js", folder, asks)
+def python(name: str, folder: Path, asks: Sequence[Ask], how: str, held: Held | None = None) -> Sender:
+    """A program of clients/ by this Python."""
+    return planned([sys.executable, str(HERE / "clients" / f"{name}.py")], name, folder, asks, how, held)
 
 
-def _python(name: str, folder: Path, asks: Sequence[Ask], how: str) -> Sender:
-    return _planned([sys.executable], f"{name}.py", folder, asks, how)
-
-
-def _planned(by: Sequence[str], script: str, folder: Path, asks: Sequence[Ask], *how: str) -> Sender:
+def planned(
+    command: Sequence[str], name: str, folder: Path, asks: Sequence[Ask], how: str, held: Held | None = None
+) -> Sender:
+    """A program that takes a plan (a JSON line for each request) and says what became of each."""
     plan = folder / f"plan-{asks[0].number}"
-    plan.write_text("".join(json.dumps([a.number, a.method, a.url, a.size, dict(a.headers)]) + "\n" for a in asks))
-    pid, output = run([*by, str(HERE / "clients" / script), str(plan), *how])
+    plan.write_text("".join(json.dumps(a.line()) + "\n" for a in asks))
+    pid, output = run([*command, str(plan), how], lines=len(asks) if held else 0, held=held)
     said = {number: rest for number, *rest in map(json.loads, output.splitlines())}
-    name = script.partition(".")[0]
-    return Sender(" ".join([name, *how]), name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
+    return Sender(f"{name} {how}", name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
 
 
 def curl(folder: Path, asks: Sequence[Ask], version: str = "--http1.1") -> Sender:
@@ -173,17 +212,27 @@ def wrk(service: Running, path: str, seconds: int, connections: int) -> tuple[in
     return pid, int(line.split()[0])
 
 
-def run(command: Sequence[str], within_s: float = CLIENT_WITHIN_S) -> tuple[int, str]:
-    """Pid and output of a client, which has to succeed."""
+def run(
+    command: Sequence[str], within_s: float = CLIENT_WITHIN_S, lines: int = 0, held: Held | None = None,
+    codes: Collection[int] = (0,),
+) -> tuple[int, str]:  # fmt: skip
+    """Pid and output of a client.
+
+    held: called when it has said so many lines, before it is told to end. codes: with which it may end.
+    """
     started = time.monotonic()
     with subprocess.Popen(
-        command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        command, env=clean_environment() | trust(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     ) as client:  # fmt: skip
+        assert client.stdout is not None
         try:
+            said = "".join(client.stdout.readline() for _ in range(lines))
+            if held:
+                held(client.pid)
             output, errors = client.communicate(timeout=within_s)
         finally:
             client.kill()
     took = time.monotonic() - started
-    assert client.returncode == 0, f"{command[:3]} ended with {client.returncode} after {took:.1f} s: {errors}"
-    return client.pid, output
+    assert client.returncode in codes, f"{command[:3]} ended with {client.returncode} after {took:.1f} s: {errors}"
+    return client.pid, said + output

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from running import until
 
 from truth import senders
+from truth.certificates import certificate
 from truth.conftest import Watch
-from truth.launch import Running, clean_environment, free_port, program
+from truth.launch import SERVICES, Running, clean_environment, free_port, program
 from truth.ledger import CLIENT, SERVER
+from truth.secured import SECURED
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +27,8 @@ OK = ("GET", "/hello", 200)
 
 def taken(nginx: Running) -> tuple[int, int]:
     """Requests that nginx took, this function's own among them; connections that it has now."""
-    with urllib.request.urlopen(nginx.url("/count"), timeout=20) as answer:
+    trusting = ssl.create_default_context(cafile=certificate().cert) if nginx.service.library else None
+    with urllib.request.urlopen(nginx.url("/count"), timeout=20, context=trusting) as answer:
         words = answer.read().split()  # Active connections: N server accepts handled requests A H REQUESTS ...
     return int(words[9]), int(words[2])
 
@@ -41,8 +46,16 @@ def taken_by(nginx: Running) -> tuple[int, int]:
     return total - asked, asked
 
 
-def test_wrk_is_counted_to_the_last_request(watch: Callable[..., Watch], nginx: Running) -> None:
+@pytest.fixture(params=[SERVICES[0], SECURED[0]], ids=["plain", "TLS"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+    """nginx, in plain and over TLS."""
+    with Running(request.param, tmp_path / "nginx") as running:
+        yield running.listening()
+
+
+def test_wrk_is_counted_to_the_last_request(watch: Callable[..., Watch], either: Running) -> None:
     """wrk hangs up on what is under way when its time is over: those have no status, or one that it never read."""
+    nginx = either
     watching = watch("--exe", "*/nginx", "--exe", "*/wrk")
     pid, completed = senders.wrk(nginx, "/hello", 2, CONNECTIONS)
     requests, _ = taken_by(nginx)

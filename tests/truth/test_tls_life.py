@@ -15,20 +15,22 @@ from running import until
 
 from truth import senders
 from truth.conftest import Watch
-from truth.launch import HERE, Running, clean_environment, pem, program
+from truth.certificates import certificate
+from truth.launch import HERE, Running, clean_environment, program
 from truth.ledger import CLIENT, SERVER, by_span
-from truth.tls_services import GNUTLS, SERVICES
+from truth.secured import SECURED
 
 pytestmark = pytest.mark.kernel
 
 LIBCURL = str(HERE / "clients" / "libcurl_client.py")
 LIBRARIES = {"OpenSSL": "libcurl.so.4", "GnuTLS": "libcurl-gnutls.so.4", "NSS": "libcurl-nss.so.4"}
 HELLO = ("GET", "/hello", 200)
+NGINX, GNUTLS = (next(s for s in SECURED if s.label == label) for label in ("nginx", "gnutls-serv"))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Running]:
-    with Running(SERVICES[0], tmp_path / "nginx") as running:
+    with Running(NGINX, tmp_path / "nginx") as running:
         yield running.listening()
 
 
@@ -42,7 +44,7 @@ def libssl() -> Path:
 def asking(server: Running, library: str, times: int, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A program that asks `times` when it is told to; its TLS library is not loaded yet."""
     urls = [server.url(f"/hello?n={i}") for i in range(times)]
-    command = [*before, sys.executable, LIBCURL, library, str(pem()), *urls]
+    command = [*before, sys.executable, LIBCURL, library, str(certificate().cert), *urls]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=clean_environment(), stdin=pipe, stdout=pipe, text=True) as asked:
         assert asked.stdout is not None
@@ -81,7 +83,7 @@ def test_programs_of_gnutls(watch: Callable[..., Watch], tmp_path: Path) -> None
         server.listening()
         watching = watch()
         for _ in range(5):
-            command = [program("wget"), "-q", "-O", "/dev/null", "--ca-certificate", str(pem())]
+            command = [program("wget"), "-q", "-O", "/dev/null", "--ca-certificate", str(certificate().cert)]
             pid, _ = senders.run([*command, *[server.url("/hello?n=1")] * 3])
         ledger = watching.ledger()
     assert ledger.counted(pid, CLIENT) == {HELLO: 3}

@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Node's http, as it comes, or https. Usage: node server.js PORT [PEM]
-const [port, pem] = process.argv.slice(2);
-const create = pem
-  ? (answer) => require('https').createServer({ key: require('fs').readFileSync(pem), cert: require('fs').readFileSync(pem) }, answer)
-  : require('http').createServer;
+// Node's http, https and http2, as they come. Usage: node server.js PORT [http|https|http2|h2c CERTIFICATE KEY]
+const fs = require('fs');
+const http = require('http');
+const http2 = require('http2');
+const https = require('https');
+
+const [port, kind = 'http', cert, key] = process.argv.slice(2);
+const options = cert ? { cert: fs.readFileSync(cert), key: fs.readFileSync(key), allowHTTP1: true } : {};
+const create = {
+  http: (f) => http.createServer(f),
+  https: (f) => https.createServer(options, f),
+  http2: (f) => http2.createSecureServer(options, f),
+  h2c: (f) => http2.createServer(f),
+}[kind];
 
 create((request, response) => {
+  console.log(`"${request.method} ${request.url} HTTP/${request.httpVersion}"`);
   const path = request.url.split('?')[0];
   if (path === '/hello') response.end('hello\n');
   else if (path.startsWith('/users/')) response.end(JSON.stringify({ user: path.slice(7) }));
