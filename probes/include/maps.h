@@ -203,6 +203,23 @@ struct {
 	__type(value, u32);
 } routes_told SEC(".maps");
 
+struct sending {
+	u64 sk;
+	u64 left; /* bytes, at the beginning */
+	struct buf buf;
+	u32 seq; /* of the first */
+	u32 pad;
+};
+
+/* The send that a thread is in, for the socket tracepoints: the end of it is told without the message. Inserted at a
+ * thread's first send on a server's connection; freed with the thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sending);
+} sendings SEC(".maps");
+
 /* Work space, one per program that parses: a program never runs twice at once on a CPU, but two may interleave. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from kernel import uring
+from kernel import compat, uring
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -197,6 +197,7 @@ SENDS: dict[str, Callable[[socket.socket, Sequence[bytes]], None]] = {
     "sendfile": sendfile,
     "splice": splice,
     "io_uring": uring.send,
+    "compat": compat.send,
 }
 RECEIVES: dict[str, Callable[[socket.socket, Sequence[int]], bytes]] = {
     "recv": recv,
@@ -210,4 +211,5 @@ RECEIVES: dict[str, Callable[[socket.socket, Sequence[int]], bytes]] = {
     "recvmmsg_parts": lambda sock, sizes: recvmmsg(sock, sizes, 3),
     "trunc": trunc,
     "io_uring": uring.recv,
+    "compat": compat.receive,
 }
