@@ -203,14 +203,6 @@ struct {
 	__type(value, u32);
 } routes_told SEC(".maps");
 
-struct sending {
-	u64 sk;
-	u64 left; /* bytes, at the beginning */
-	struct buf buf;
-	u32 seq; /* of the first */
-	u32 pad;
-};
-
 /* The send that a thread is in, for the socket tracepoints: the end of it is told without the message. Inserted at a
  * thread's first send on a server's connection; freed with the thread. */
 struct {

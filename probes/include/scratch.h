@@ -68,6 +68,14 @@ struct buf { /* memory of the watched process */
 	u32 kind;
 };
 
+struct sending { /* of a thread */
+	u64 sk;
+	u64 left; /* bytes, at the beginning */
+	struct buf buf;
+	u32 seq; /* of the first */
+	u32 pad;
+};
+
 struct call {
 	u64 sk;
 	u64 msg;

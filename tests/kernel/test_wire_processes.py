@@ -9,9 +9,10 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.bpf.abi import Verdict
-from kernel.harness import Row, Talk, Wire
+from kernel.harness import Talk, Wire
 from kernel.http1 import answer, head
 from kernel.peers import Op
+from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 
