@@ -42,7 +42,8 @@ def test_an_id_used_again(wire: Wire) -> None:
 
 def test_another_program_in_the_same_process(wire: Wire) -> None:
     """exec: nobody has decided on it."""
-    ops: list[Op] = [["fork", "a"], on(wire, "a", "/1"), ["exec", "a"], on(wire, "a", "/2"), on(wire, "a", "/3")]
+    ops: list[Op] = [["fork", "a"], on(wire, "a", "/1"), ["exec", "a"]]
+    ops += [[*on(wire, "a", target), "listener-ipv4"] for target in ("/2", "/3")]
     wire.peer.run([*ops, ["join", "a"]])
     wire.check(rows("/1"))
 

@@ -14,8 +14,8 @@ import pytest
 from running import until
 
 from truth import senders
-from truth.conftest import Watch
 from truth.certificates import certificate
+from truth.conftest import Watch
 from truth.launch import HERE, Running, clean_environment, program
 from truth.ledger import CLIENT, SERVER, by_span
 from truth.secured import SECURED
