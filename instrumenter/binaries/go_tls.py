@@ -43,6 +43,7 @@ PATTERNS: Final = {
     f"{SERVE} 1.22": _PATTERN | {"net/http.Request.pat": 248, "net/http.pattern.str": 0},
 }
 _SLOT: Final = re.compile(r"mov (\w+), qword ptr (\[rsp \+ \w+\])")
+_CHECK_MAX: Final = 12  # instructions
 _BRANCH: Final = re.compile(r"j\w+ (0x[0-9a-f]+|\d+)")
 
 
@@ -67,7 +68,7 @@ def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
     except Unreadable as error:
         return version, {}, f"cannot be found: {error}"
     read = {f"{READ}+{at - found[READ].offset:#x}": Symbol(READ, at, 0) for at in sites}
-    return version, {WRITE: found[WRITE], **read, **_routes(elf, info, found.get(SERVE))}, ""
+    return version, {WRITE: begin(elf, found[WRITE]), **read, **_routes(elf, info, found.get(SERVE))}, ""
 
 
 def _routes(elf: Elf, info: BuildInfo, serve: Symbol | None) -> dict[str, Symbol]:
@@ -75,7 +76,18 @@ def _routes(elf: Elf, info: BuildInfo, serve: Symbol | None) -> dict[str, Symbol
     if serve is None or (info.minor or 0) < 22:
         return {}
     name = next((name for name, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), "")
-    return {name: serve} if name else {}
+    return {name: begin(elf, serve)} if name else {}
+
+
+def begin(elf: Elf, function: Symbol) -> Symbol:
+    """Where it begins once: behind the check of the stack, which goes back to the entry when the stack has been made
+    larger. The arguments are still in their registers there. A function without the check: its entry."""
+    checked = False
+    for at, text in _disassembled(elf, function)[:_CHECK_MAX]:
+        if checked:
+            return Symbol(function.name, function.offset + at, 0)
+        checked = text.startswith(("jbe ", "b.ls "))
+    return function
 
 
 def unknown_layout(elf: Elf, info: BuildInfo, layout: Mapping[str, int] = LAYOUT) -> str:
@@ -114,7 +126,9 @@ def giving_returns(elf: Elf, function: Symbol) -> tuple[int, ...]:
 def _disassembled(elf: Elf, function: Symbol) -> list[tuple[int, str]]:
     import capstone
 
-    decoder: Any = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)  # type: ignore[no-untyped-call]
+    x86 = elf.machine == "x86_64"
+    kind = (capstone.CS_ARCH_X86, capstone.CS_MODE_64) if x86 else (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
+    decoder: Any = capstone.Cs(*kind)  # type: ignore[no-untyped-call]
     code = elf.read(function.offset, function.size)
     return [(at, f"{mnemonic} {operands}") for at, _, mnemonic, operands in decoder.disasm_lite(code, 0)]
 

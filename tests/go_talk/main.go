@@ -31,7 +31,7 @@ import (
 // connection.
 type job struct {
 	Connections, Requests, Up, Down int
-	Chunked, Wrap, Keep             bool
+	Chunked, Wrap, Keep, HTTP2      bool
 	Path                            string
 	Port                            int
 }
@@ -94,7 +94,7 @@ var kept = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true
 
 func client(scheme string, j job, config *tls.Config, done *sync.WaitGroup) {
 	defer done.Done()
-	transport := &http.Transport{TLSClientConfig: config}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: j.HTTP2}
 	if j.Wrap {
 		transport.Dial = dial
 	}
@@ -128,23 +128,29 @@ func client(scheme string, j job, config *tls.Config, done *sync.WaitGroup) {
 
 func main() {
 	secure := flag.Bool("tls", true, "")
+	http2 := flag.Bool("http2", false, "with TLS: HTTP/2")
 	patterns := flag.Bool("patterns", false, "register some, which Go knows since 1.22")
 	flag.Parse()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
 	port, scheme := listener.Addr().(*net.TCPAddr).Port, "http"
-	if *secure {
-		scheme = "https"
-		config := tls.Config{Certificates: []tls.Certificate{certificate()}, NextProtos: []string{"http/1.1"}}
-		listener = tls.NewListener(listener, &config)
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", answer)
 	if *patterns {
 		mux.HandleFunc("GET /items/{id}/parts/{part...}", answer)
 		mux.HandleFunc("127.0.0.1/files/", answer)
 	}
-	go http.Serve(listener, mux)
+	server := &http.Server{Handler: mux}
+	if *secure {
+		scheme = "https"
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate()}}
+		if !*http2 {
+			server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+		}
+		go server.ServeTLS(listener, "", "")
+	} else {
+		go server.Serve(listener)
+	}
 	fmt.Println(port)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		j := job{Path: "/", Port: port}

@@ -52,6 +52,25 @@ def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure
     assert not any("/items/*" in line for line in points)
 
 
+@pytest.mark.parametrize("version", ["", OLDER])
+def test_http2_over_tls(stingless: START, version: str) -> None:
+    """The same plaintext, in frames. Routes are by the path: a connection serves many requests at once."""
+    go = Go(talk(version), "-http2")
+    agent = stingless("--pid", str(go.process.pid), "--console")
+    go.run(Connections=3, Requests=5, Path="/two", Down=20_000, Up=20_000, HTTP2=True)
+    agent.stop()
+    go.close()
+    spans = [json.loads(line) for line in agent.stdout if '"span_id"' in line]
+    assert {(s["attributes"]["network.protocol.version"], s["attributes"]["url.scheme"]) for s in spans} == {
+        ("2", "https")
+    }
+    assert names(agent, "server") == names(agent, "client") == {"POST /two": 15}
+    sizes = {s["attributes"]["http.request.body.size"] for s in spans} | {
+        s["attributes"]["http.response.body.size"] for s in spans
+    }
+    assert sizes == {20_000}
+
+
 def test_before_patterns(stingless: START) -> None:
     with running(OLDER, secure=False) as go:
         agent = stingless("--pid", str(go.process.pid), "--console")
