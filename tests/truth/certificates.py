@@ -40,7 +40,7 @@ def certificate() -> Certificate:
     FOLDER.mkdir(parents=True)
     made = Certificate(FOLDER / "cert.pem", FOLDER / "key.pem", FOLDER / "store.p12")
     new = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    about = ["-subj", "/CN=localhost", "-addext", _SUBJECT, "-addext", "basicConstraints=critical,CA:FALSE"]
+    about = ["-subj", "/CN=localhost", "-addext", _SUBJECT]
     _openssl("req", *new, *about, "-keyout", str(made.key), "-out", str(made.cert))
     both = ["-inkey", str(made.key), "-in", str(made.cert), "-passout", "pass:secret"]
     _openssl("pkcs12", "-export", *both, "-out", str(made.store))
