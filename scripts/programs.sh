@@ -56,7 +56,7 @@ fi
 
 if changed java $SOURCES/javashop/* $CLIENTS/JavaClient.java; then
 	rm -rf "$OUT/java"
-	mvn -q -B -f $SOURCES/javashop/pom.xml dependency:copy-dependencies -DoutputDirectory="$OUT/java/jars" </dev/null
+	mvn -q -B -Dstyle.color=never -f $SOURCES/javashop/pom.xml dependency:copy-dependencies -DoutputDirectory="$OUT/java/jars" </dev/null
 	javac -d "$OUT/java/classes" -cp "$OUT/java/jars/*" $SOURCES/javashop/*.java $CLIENTS/JavaClient.java
 	done_with java
 fi

@@ -55,7 +55,7 @@ wanted() { # names of packages whose command or file is missing
 		go golang-go
 		javac default-jdk-headless
 		mvn maven
-		cargo cargo
+		cargo $CARGO_PACKAGE
 		$QEMU qemu-system-$QEMU_PACKAGE
 		depmod kmod
 		busybox busybox-static
@@ -93,6 +93,8 @@ packages() {
 	have apt-get || fail "needs Debian or Ubuntu (apt-get)"
 	. /etc/os-release
 	BPFTOOL_PACKAGE=bpftool
+	CARGO_PACKAGE=cargo
+	[ "$ID-${VERSION_ID:-}" != debian-12 ] || CARGO_PACKAGE=cargo-web # its own cargo is of 2022
 	case " $ID ${ID_LIKE:-} " in *" ubuntu "*) BPFTOOL_PACKAGE=linux-tools-generic ;; esac
 	case $(uname -m) in
 	x86_64) QEMU=qemu-system-x86_64 QEMU_PACKAGE=x86 ;;

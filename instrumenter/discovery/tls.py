@@ -256,7 +256,7 @@ class TlsProbes:
 
     def _open(self, library: TlsLibrary) -> int | None:
         """A descriptor of this very file: by its process, or, if that has ended meanwhile, where it was for it."""
-        for path in (library.path, f"{self._root}/{_HOST}/root{library.file.path}"):
+        for path in (library.path, f"{self._root}/{at_home(self._root)}/root{library.file.path}"):
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:
@@ -268,9 +268,16 @@ class TlsProbes:
         return None
 
 
+def at_home(root: str = "/proc") -> int:
+    """A process whose root is the machine's: the first, or this one where that is not to be looked at, as it has
+    capabilities that we lack (ptrace(2), access mode checking)."""
+    return _HOST if os.access(f"{root}/{_HOST}/root/etc", os.R_OK) else os.getpid()
+
+
 def host_libraries(root: str = "/proc") -> Iterator[MappedFile]:
     """The TLS libraries that the machine's dynamic linker knows (ldconfig(8))."""
-    base = Path(root) / str(_HOST) / "root"
+    home = at_home(root)
+    base = Path(root) / str(home) / "root"
     try:
         cache = (base / "etc/ld.so.cache").read_bytes()
     except OSError:
@@ -281,4 +288,4 @@ def host_libraries(root: str = "/proc") -> Iterator[MappedFile]:
             inode = Path(f"{base}{name}").stat().st_ino
         except OSError:
             continue
-        yield MappedFile(_HOST, 0, 0, 0, "", inode, name)
+        yield MappedFile(home, 0, 0, 0, "", inode, name)

@@ -63,6 +63,11 @@ class Watch:
         assert not [line for line in self.agent.stderr if "Traceback" in line]
         return Ledger(self.collector)
 
+    def lost(self, reason: str) -> float:
+        """The agent's own counter of this reason, of all services."""
+        by_reason = self.collector.metric_totals("stingless.exchanges.lost", "reason")
+        return sum(count for key, count in by_reason.items() if reason in key)
+
     def close(self) -> None:
         try:
             self.agent.stop()

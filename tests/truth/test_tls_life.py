@@ -138,3 +138,19 @@ def test_library_in_another_mount_namespace(watch: Callable[..., Watch], server:
         assert holder.poll() is None
         ask(asked)
     assert watching.ledger().counted(asked.pid, CLIENT) == {HELLO: 5}
+
+
+def test_signs_that_cross_are_counted_not_believed(
+    watch: Callable[..., Watch], server: Running, tmp_path: Path
+) -> None:
+    """httpx with many at once: between OpenSSL's call and the socket's another task may run (anyio)."""
+    watching = watch()
+    asks = senders.every_route([server])
+    sender = senders.python("httpx_client", tmp_path, asks, "h1")
+    spans = watching.ledger().of(sender.pid, CLIENT)
+    statuses = {a.number: a.status for a in asks}
+    seen = {s.number: s.attributes["http.response.status_code"] for s in spans if s.number in statuses}
+    assert len(seen) == len(spans)
+    assert seen == {number: statuses[number] for number in seen}
+    assert {s.attributes["server.port"] for s in spans} <= {server.port}
+    assert len(seen) == len(asks) or watching.lost("tls_unlinked") > 0

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that asks with httpx. Usage: httpx_client.py PLAN (h1|h2)
+"""A program that asks with httpx. Usage: httpx_client.py PLAN (h1|single|h2)
 
-PLAN and what is printed are as requests_client.py has them; plain URLs are asked by prior knowledge.
+h1: many at once; single: one after the other. PLAN and what is printed are as requests_client.py has them; with h2
+plain URLs are asked by prior knowledge.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ async def ask(client: httpx.AsyncClient, gate: asyncio.Semaphore, line: str) -> 
 
 async def main() -> None:
     second = sys.argv[2] == "h2"
-    gate = asyncio.Semaphore(1 if second else 16)  # httpcore takes stream ids in one order and sends them in another
+    gate = asyncio.Semaphore(
+        16 if sys.argv[2] == "h1" else 1
+    )  # httpcore takes stream ids in one order and sends them in another
     async with httpx.AsyncClient(http1=not second, http2=second, timeout=60, trust_env=True) as client:
         await asyncio.gather(*(ask(client, gate, line) for line in Path(sys.argv[1]).read_text().splitlines()))
 
