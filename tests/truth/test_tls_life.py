@@ -133,7 +133,10 @@ def test_library_in_another_mount_namespace(watch: Callable[..., Watch], server:
     with holding(inside) as holder, asking(server, LIBRARIES["OpenSSL"], 5, inside) as asked:
         watching = watch("--log-level", "debug")
         found = watching.agent.wait_stderr(r"TLS: probes on .*libssl.so.3 /proc/(\d+)/map_files/\S+")
-        until(lambda: len([s for s in watching.agent.stderr if "TLS: probes on OpenSSL" in s]) >= 2, "both files have probes")
+        until(
+            lambda: len([s for s in watching.agent.stderr if "TLS: probes on OpenSSL" in s]) >= 2,
+            "both files have probes",
+        )
         assert found
         assert holder.poll() is None
         ask(asked)
