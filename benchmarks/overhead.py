@@ -24,7 +24,7 @@ CONNECTIONS = 16
 PHASES = {"without": None, "traces+metrics": [], "metrics": ["--no-traces"]}
 INTERVAL_S = 10.0  # between exports of metrics; what is measured lasts two, so that they have their true share
 SETTLE_S = 3.0  # for the agent's queues to empty, so that all its work is measured
-IDLE_MS = 20.0
+IDLE_MS = 5.0
 IDLE_WITHIN_S = 60.0
 MARK = "overhead: "
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 from collector import Collector
-from running import Agent
+from running import READY, Agent
 
 from truth.launch import SERVICES, Running
 from truth.ledger import Ledger
-from truth.matrix import RESULTS, Row, write
+from truth.matrix import Row, write
 
 IN_VM = os.environ.get("STINGLESS_VM") == "1"
 
@@ -44,6 +44,11 @@ class Watch:
         # An interval longer than any test: what is compared is the one export at the end.
         url = self.collector.http_url
         self.agent = Agent(["--otlp", url, "--otlp-protocol", "http/protobuf", "--metrics-interval", "1h", *flags])
+
+    @property
+    def attach(self) -> str:
+        """How it was attached, by its own account."""
+        return str(self.agent.wait_stderr(READY)[2])
 
     @property
     def account(self) -> tuple[int, int, int, int]:
@@ -90,19 +95,22 @@ def watch() -> Iterator[Callable[..., Watch]]:
 
 
 @pytest.fixture(scope="session")
-def matrix_results() -> Iterator[dict[Row, str]]:
-    """Written when all tests have ended, if any row has a result."""
-    results: dict[Row, str] = {}
+def matrix_results() -> Iterator[dict[str, dict[Row, str]]]:
+    """By way to attach. Written when all tests have ended."""
+    results: dict[str, dict[Row, str]] = {}
     yield results
-    if results:
-        kernel, attach = platform.release(), os.environ.get("STINGLESS_ATTACH", "tracepoint")
-        write(RESULTS / f"{kernel}-{attach}.jsonl", results, kernel, attach)
+    for attach, of_rows in results.items():
+        write(platform.release(), attach, of_rows)
 
 
 @pytest.fixture
-def record_row(matrix_results: dict[Row, str]) -> Callable[[Row, str], None]:
-    """`record_row(row, result)`: what is known of a row by now."""
-    return matrix_results.__setitem__
+def record_row(matrix_results: dict[str, dict[Row, str]]) -> Callable[[str, Row, str], None]:
+    """`record_row(attach, row, result)`: what is known of a row by now."""
+
+    def record(attach: str, row: Row, result: str) -> None:
+        matrix_results.setdefault(attach, {})[row] = result
+
+    return record
 
 
 @pytest.fixture

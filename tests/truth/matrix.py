@@ -13,7 +13,6 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from running import ROOT, STINGLESS
@@ -73,10 +72,10 @@ def tls_view(pid: int) -> str:
     return found[1] if found else said.stdout + said.stderr
 
 
-def write(path: Path, results: Mapping[Row, str], kernel: str, attach: str) -> None:
-    """One JSON line for each row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+def write(kernel: str, attach: str, results: Mapping[Row, str]) -> None:
+    """One JSON line for each row, in the run's own file."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / f"{kernel}-{attach}.jsonl").open("w") as file:
         for row, result in results.items():
             line = [*row.key, version(row), kernel, attach, " ".join(result.split())]
             file.write(json.dumps(line) + "\n")

@@ -55,6 +55,7 @@ class Outcome:
     views: dict[int, str]  # by pid
     ledger: Ledger
     account: tuple[int, int, int, int]
+    attach: str
 
     def sent_to(self, row: Row) -> list[Sent]:
         """By clients of the row's protocol."""
@@ -108,7 +109,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         for service in services:
             if service.service.hidden:
                 views[service.pid] = matrix.tls_view(service.pid)
-        yield Outcome(services, sent, views, watching.ledger(), watching.account)
+        yield Outcome(services, sent, views, watching.ledger(), watching.account, watching.attach)
 
 
 def send(folder: Path, caller: Caller, services: Sequence[Running], views: dict[int, str]) -> Sender:
@@ -144,21 +145,23 @@ def test_server_logged_what_clients_say(outcome: Outcome, row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", [*SERVERS, *CLIENTS], ids=str)
-def test_row(outcome: Outcome, row: Row, record_row: Callable[[Row, str], None]) -> None:
+def test_row(outcome: Outcome, row: Row, record_row: Callable[[str, Row, str], None]) -> None:
     sent = outcome.sent_to(row) if row.side == "server" else outcome.senders[row.number].sent
     spans, counted = outcome.seen(row)
     if row.hidden:
         (view,) = (outcome.views[pid] for pid in outcome.pids(row))
-        record_row(row, f"{len(spans)} spans, {counted.total()} counted, where none was expected; said: {view}")
+        record_row(
+            outcome.attach, row, f"{len(spans)} spans, {counted.total()} counted, where none was expected; said: {view}"
+        )
         assert not spans
         assert not counted
         why = re.fullmatch(rf"no \((.*{row.hidden}.*)\)|yes \(.*\); not seen: (.*{row.hidden}.*)", view)
         assert why, view
-        record_row(row, f"not visible: {why[1] or why[2]}")
+        record_row(outcome.attach, row, f"not visible: {why[1] or why[2]}")
         return
     if row.side == "client" and CALLERS[row.number].retries:
         spans, counted = without_retries(spans, counted)
-    record_row(row, f"{len(spans)} of {len(sent)} spans, {counted.total()} of {len(sent)} counted")
+    record_row(outcome.attach, row, f"{len(spans)} of {len(sent)} spans, {counted.total()} of {len(sent)} counted")
     counts = by_call(spans) if row.protocol == "gRPC" else by_span(spans)
     assert counts == truth(sent)
     assert counted == truth(sent)
@@ -167,7 +170,7 @@ def test_row(outcome: Outcome, row: Row, record_row: Callable[[Row, str], None])
         assert {s.attributes["url.scheme"] for s in spans} == {"https" if row.library else "http"}
     ports = {s.ask.service.port for s in sent}
     assert {s.attributes["server.port"] for s in spans} == ports
-    record_row(row, "exact")
+    record_row(outcome.attach, row, "exact")
 
 
 def without_retries(spans: list[Seen], counted: Count) -> tuple[list[Seen], Count]:
