@@ -28,7 +28,7 @@ endif
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup bpf check test unit kernel-test vm-test demo bench clean
+.PHONY: help setup bpf check test unit kernel-test vm-test matrix demo bench clean
 
 help:
 	@echo "make setup        packages, .venv, probes; everything below needs it once"
@@ -36,6 +36,7 @@ help:
 	@echo "make test         all tests: units, this machine's kernel (root), Debian kernels in virtual machines"
 	@echo "make demo         sample services, load and the live view, for DEMO_SECONDS (60)"
 	@echo "make bpf          compile the probes for x86-64 and arm64"
+	@echo "make matrix       every program against every other, and docs/support-matrix.md of it (root)"
 	@echo "make unit | kernel-test | vm-test | bench | clean"
 
 setup:
@@ -75,11 +76,18 @@ unit: bpf
 kernel-test: bpf
 	$(Q)scripts/programs.sh
 	$(Q)scripts/peers.sh
-	$(Q)$(PYTHON) -m pytest -m kernel
+	$(Q)$(PYTHON) -m pytest -m "kernel and not matrix"
 
 vm-test: bpf
 	$(Q)scripts/kernels.sh
 	$(Q)$(PYTHON) -m pytest -m vm
+
+# 45 programs against each other; then the page that says what came of it.
+matrix: setup
+	$(Q)scripts/go_toolchains.sh
+	$(Q)scripts/programs.sh
+	$(Q)scripts/peers.sh
+	$(Q)$(PYTHON) -m pytest -m matrix; status=$$?; $(PYTHON) scripts/support_matrix.py && exit $$status
 
 demo: setup
 	$(Q)$(PYTHON) scripts/demo.py

@@ -24,7 +24,7 @@ from truth.ledger import CLIENT, SERVER, Count, Ledger, Seen, by_call, by_span, 
 from truth.matrix import Row
 from truth.senders import Ask, Sender, Sent
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.matrix]
 
 TIMES = 3
 
