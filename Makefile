@@ -33,7 +33,7 @@ endif
 help:
 	@echo "make setup        packages, .venv, probes; everything below needs it once"
 	@echo "make check        style, types, import rules, size budgets: no root, no kernel headers"
-	@echo "make test         all tests: units, this machine's kernel (root), Debian kernels in virtual machines"
+	@echo "make test         the tests: units, this machine's kernel (root), Debian kernels in virtual machines"
 	@echo "make demo         sample services, load and the live view, for DEMO_SECONDS (60)"
 	@echo "make bpf          compile the probes for x86-64 and arm64"
 	@echo "make matrix       every program against every other, and docs/support-matrix.md of it (root)"
