@@ -61,8 +61,10 @@ if changed java $SOURCES/javashop/* $CLIENTS/JavaClient.java; then
 	done_with java
 fi
 
-if changed axumshop $SOURCES/axumshop/Cargo.toml $SOURCES/axumshop/Cargo.lock $SOURCES/axumshop/src/main.rs; then
-	CARGO_TARGET_DIR="$OUT/rust" cargo build -q --release --locked --manifest-path $SOURCES/axumshop/Cargo.toml
-	cp "$OUT/rust/release/axumshop" "$OUT/axumshop"
+if changed axumshop $SOURCES/axumshop/Cargo.toml $SOURCES/axumshop/src/main.rs; then
+	mkdir -p "$OUT/rust"
+	cp -r $SOURCES/axumshop/. "$OUT/rust/"
+	cargo build -q --release --manifest-path "$OUT/rust/Cargo.toml"
+	cp "$OUT/rust/target/release/axumshop" "$OUT/axumshop"
 	done_with axumshop
 fi

@@ -100,7 +100,7 @@ BOTH: Final = ("HTTP/1", "HTTP/2")
 RPC: Final = ("gRPC",)
 SOCKET: Final = ("WebSocket",)
 GO: Final = "Go crypto/tls"
-AXUM: Final = ("sed", "-n", '/^name = "axum"$/{n;p}', str(SERVICES / "axumshop" / "Cargo.lock"))
+AXUM: Final = ("grep", "^axum =", str(SERVICES / "axumshop" / "Cargo.toml"))
 NETTY: Final = ("sed", "-n", "/netty-codec-http2/s/.*<version>//p", str(SERVICES / "javashop" / "pom.xml"))
 STRIPPED: Final = "goshop-1.24-stripped"
 JAVA_VERSION: Final = ("java", "--version")
