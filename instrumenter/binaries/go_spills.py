@@ -11,7 +11,6 @@ take its address.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from instrumenter.binaries.elf import Elf
@@ -53,7 +52,7 @@ _MACHINES: Final = {
 def lost_arguments(elf: Elf, function: Symbol) -> str:
     """Why its first ARGUMENTS are not to be found above the stack pointer where it returns; "": they are."""
     machine = _MACHINES[elf.machine]
-    lines = list(_instructions(elf, function))
+    lines = [text for _, text in disassembled(elf, function)]
     frame, saves = _prologue(machine, lines)
     places = [frame + 8 * (i + 1) for i in range(ARGUMENTS)]
     if any(saves.get(register) != place for register, place in zip(machine.registers, places, strict=True)):
@@ -63,14 +62,15 @@ def lost_arguments(elf: Elf, function: Symbol) -> str:
     return ""
 
 
-def _instructions(elf: Elf, function: Symbol) -> Iterator[str]:
+def disassembled(elf: Elf, function: Symbol) -> list[tuple[int, str]]:
+    """(offset in the function, instruction with its operands) of all."""
     import capstone
 
     x86 = elf.machine == "x86_64"
     kind = (capstone.CS_ARCH_X86, capstone.CS_MODE_64) if x86 else (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
     decoder: Any = capstone.Cs(*kind)  # type: ignore[no-untyped-call]
     code = elf.read(function.offset, function.size)
-    return (f"{mnemonic} {operands}" for _, _, mnemonic, operands in decoder.disasm_lite(code, 0))
+    return [(at, f"{mnemonic} {operands}") for at, _, mnemonic, operands in decoder.disasm_lite(code, 0)]
 
 
 def _prologue(machine: _Machine, lines: list[str]) -> tuple[int, dict[str, int]]:

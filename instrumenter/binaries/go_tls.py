@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from instrumenter.binaries.elf import Elf, Unreadable
 from instrumenter.binaries.go_buildinfo import BuildInfo, build_info
@@ -20,7 +20,7 @@ from instrumenter.binaries.go_dwarf import has_dwarf, struct_offsets
 from instrumenter.binaries.go_fields import field_of
 from instrumenter.binaries.go_functions import find_functions
 from instrumenter.binaries.go_program import OLDEST
-from instrumenter.binaries.go_spills import lost_arguments
+from instrumenter.binaries.go_spills import disassembled, lost_arguments
 from instrumenter.binaries.returns import return_sites
 from instrumenter.binaries.symbols import Symbol
 
@@ -83,7 +83,7 @@ def begin(elf: Elf, function: Symbol) -> Symbol:
     """Where it begins once: behind the check of the stack, which goes back to the entry when the stack has been made
     larger. The arguments are still in their registers there. A function without the check: its entry."""
     checked = False
-    for at, text in _disassembled(elf, function)[:_CHECK_MAX]:
+    for at, text in disassembled(elf, function)[:_CHECK_MAX]:
         if checked:
             return Symbol(function.name, function.offset + at, 0)
         checked = text.startswith(("jbe ", "b.ls "))
@@ -112,7 +112,7 @@ def giving_returns(elf: Elf, function: Symbol) -> tuple[int, ...]:
     sites = return_sites(elf, function)
     if elf.machine != "x86_64":
         return sites
-    lines = _disassembled(elf, function)
+    lines = disassembled(elf, function)
     targets = {int(match[1], 0) for _, text in lines if (match := _BRANCH.match(text))}
     found, begin = [], 0
     for i, (at, text) in enumerate(lines):
@@ -121,16 +121,6 @@ def giving_returns(elf: Elf, function: Symbol) -> tuple[int, ...]:
                 found.append(at)
             begin = i + 1
     return tuple(site for site in sites if site - function.offset in found)
-
-
-def _disassembled(elf: Elf, function: Symbol) -> list[tuple[int, str]]:
-    import capstone
-
-    x86 = elf.machine == "x86_64"
-    kind = (capstone.CS_ARCH_X86, capstone.CS_MODE_64) if x86 else (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-    decoder: Any = capstone.Cs(*kind)  # type: ignore[no-untyped-call]
-    code = elf.read(function.offset, function.size)
-    return [(at, f"{mnemonic} {operands}") for at, _, mnemonic, operands in decoder.disasm_lite(code, 0)]
 
 
 def _returns_zero(lines: list[tuple[int, str]], targets: set[int]) -> bool:
