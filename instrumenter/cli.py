@@ -259,7 +259,7 @@ def _command(options: argparse.Namespace) -> int:
 def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
     from instrumenter.bpf.early import Early
     from instrumenter.config_types import duration as seconds
-    from instrumenter.run import one_heap, require_rights
+    from instrumenter.run import one_heap, require_rights, short_turns
 
     try:
         stop_after = seconds(duration) if duration is not None else None
@@ -272,11 +272,12 @@ def _run(loaded: Loaded, duration: str | None, recording: Path | None) -> int:
     one_heap()
     # Imports take as long as the kernel does, so both go on at once: first what loads the probes, then all the rest.
     attach = loaded.settings.ebpf.attach
-    early = Early(None if attach == "auto" else attach)
-    from instrumenter.loading import Loading
+    with short_turns():
+        early = Early(None if attach == "auto" else attach)
+        from instrumenter.loading import Loading
 
-    loading = Loading(loaded.settings, early, recording is not None)
-    from instrumenter import agent
+        loading = Loading(loaded.settings, early, recording is not None)
+        from instrumenter import agent
 
     return agent.run(loaded, loading, stop_after, recording)
 

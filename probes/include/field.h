@@ -75,27 +75,34 @@ static __always_inline void read_length(struct scratch *s, u32 at, u32 n)
 	s->head.has_length = 1;
 }
 
+/* A client's metrics are told apart by it. Apart, so that it is verified once, not for each way to an `at`. */
+__noinline int hash_host(struct scratch *s, u32 at)
+{
+	u32 n, left;
+	u64 h = 0, w;
+
+	if (!s)
+		return 0;
+	n = s->head.host_len;
+	for (u32 i = 0; i < HOST_MAX && i < n; i += 8) {
+		w = word_at(win_at(s, at + i));
+		left = n - i;
+		h = mix(h, left >= 8 ? w : w & ((1ULL << (left * 8)) - 1));
+	}
+	s->head.peer = h ^ h >> 32;
+	return 0;
+}
+
 static __always_inline void keep_host(struct scratch *s, u32 at, u32 n)
 {
-	u64 h = 0;
-
 	if (s->head.host_len || n == 0)
 		return;
 	if (n > HOST_MAX)
 		n = HOST_MAX;
 	s->head.host_off = keep_text(s, at, n, HOST_MAX);
 	s->head.host_len = n;
-	if (s->op.way == RECEIVED) /* only a client's metrics are told apart by it */
-		return;
-	for (u32 i = 0; i < HOST_MAX / 8; i++) {
-		u64 w = word_at(win_at(s, at + i * 8));
-		u32 left = n - i * 8;
-
-		if (i * 8 >= n)
-			break;
-		h = mix(h, left >= 8 ? w : w & ((1ULL << (left * 8)) - 1));
-	}
-	s->head.peer = h ^ h >> 32;
+	if (s->op.way == SENT)
+		hash_host(s, at);
 }
 
 /* Only where the coding is the last one, as RFC 9112, 6.3 wants it. */
@@ -170,6 +177,22 @@ static __always_inline bool is_blank(u8 c)
 	return c == ' ' || c == '\t';
 }
 
+/* More than the usual one space around a value. Apart, as it is rare: what follows is verified for any result at once,
+ * not for each. */
+__noinline u32 after_blanks(struct scratch *s, u32 at)
+{
+	for (u32 i = 0; s && i < 8 && is_blank(*win_at(s, at)); i++)
+		at++;
+	return at;
+}
+
+__noinline u32 before_blanks(struct scratch *s, u32 end)
+{
+	for (u32 i = 0; s && i < 8 && is_blank(*win_at(s, end - 1)); i++)
+		end--;
+	return end;
+}
+
 /* One field line that may matter, win[at .. end) without its line end. */
 __noinline int header_line(struct scratch *s, u32 at, u32 end)
 {
@@ -184,10 +207,11 @@ __noinline int header_line(struct scratch *s, u32 at, u32 end)
 	if (!n)
 		return 0;
 	value = at + n;
-	for (u32 i = 0; i < 8 && is_blank(*win_at(s, value)); i++)
-		value++;
-	for (u32 i = 0; i < 8 && end > value && is_blank(*win_at(s, end - 1)); i++)
-		end--;
+	value += is_blank(*win_at(s, value));
+	if (is_blank(*win_at(s, value)) || is_blank(*win_at(s, end - 1))) {
+		value = after_blanks(s, value);
+		end = before_blanks(s, end);
+	}
 	n = end > value ? end - value : 0;
 	if (field == FIELD_LENGTH)
 		read_length(s, value, n);

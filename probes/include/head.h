@@ -76,7 +76,7 @@ __noinline u32 line_feed(struct scratch *s, u32 at)
 /* What a line that matters begins with: see LINE_END. */
 static __always_inline u32 first_letters(const struct scratch *s)
 {
-	return s->head.is_response ? RESPONSE_LINES : REQUEST_LINES;
+	return REQUEST_LINES & ~((u32)s->head.is_response << ('h' & 31));
 }
 
 /* May the line that begins at win[at], with one of those letters, say something of interest? It need not be whole. */
@@ -91,15 +91,16 @@ static __always_inline bool may_matter(struct scratch *s, u32 at, u32 have)
 	return name_length(field_of(word_at(p) | LOWER), word_at(p + 8) | LOWER, word_at(p + 16) | LOWER);
 }
 
-/* From win[at], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
-__noinline u32 skip_lines(struct scratch *s, u32 at)
+/* From win[s->scan], in a line of no interest, to the beginning of one that may matter, or to the end of what is there. */
+__noinline int skip_lines(struct scratch *s)
 {
-	u32 have, letters, w;
+	u32 at, have, letters, w;
 	const u8 *p;
 	u64 found;
 
 	if (!s)
-		return WIN_MAX;
+		return 0;
+	at = s->scan;
 	have = s->have;
 	letters = first_letters(s);
 #pragma clang loop unroll(disable)
@@ -133,7 +134,8 @@ __noinline u32 skip_lines(struct scratch *s, u32 at)
 		if (letters >> (w >> 8 & 31) & 1 && may_matter(s, at, have))
 			break;
 	}
-	return at < have ? at : have;
+	s->scan = at < have ? at : have;
+	return 0;
 }
 
 /* A status line is known by its first bytes; the rest of it is as a line of no interest. */
@@ -155,45 +157,44 @@ static __always_inline bool at_end(struct scratch *s)
 	return true;
 }
 
+/* One line, or a stretch of one. True: the head is over or bad. Where it goes on is kept in *s, not in registers: else
+ * the verifier follows what it knows of them through every turn. */
+static __always_inline bool scan_line(struct scratch *s)
+{
+	bool fields = s->head.started && !s->head.skip;
+	u32 at = s->scan, have = s->have, end;
+
+	if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1)) { /* header_line() looks closer */
+		skip_lines(s);
+		at = s->scan;
+		if (at >= have || at != s->line)
+			return false;
+	}
+	if (fields && at_end(s))
+		return true;
+	end = at + line_feed(s, at);
+	if (end >= have || end == at + 64) {
+		s->scan = end < have ? end : have;
+		return false;
+	}
+	s->scan = end + 1;
+	if (!fields || end <= s->line + 1) /* the first one, or the last one */
+		return take_line(s, end);
+	header_line(s, s->line, *win_at(s, end - 1) == '\r' ? end - 1 : end); /* what may end it besides LF is no part of a value */
+	s->line = end + 1;
+	return false;
+}
+
 /* A few lines. True: nothing more to find in win. */
 static __always_inline bool scan_lines(struct scratch *s)
 {
-	u32 at = s->scan, have = s->have, end;
-	bool fields;
-
 	status_early(s);
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < LINES_A_TURN; i++) {
-		if (at >= have || at >= WIN_MAX)
-			break;
-		fields = s->head.started && !s->head.skip;
-		if (fields && !(first_letters(s) >> (*win_at(s, s->line) & 31) & 1)) { /* header_line() looks closer */
-			at = skip_lines(s, at);
-			if (at >= have || at != s->line)
-				continue;
-		}
-		if (fields && at_end(s))
+	for (u32 i = 0; i < LINES_A_TURN && s->scan < s->have; i++) {
+		if (scan_line(s))
 			return true;
-		end = at + line_feed(s, at);
-		if (end >= have) {
-			at = have;
-			break;
-		}
-		if (end == at + 64) {
-			at = end;
-			continue;
-		}
-		at = end + 1;
-		if (fields && end > s->line + 1) { /* not the last one; what may end it besides LF is no part of a value */
-			header_line(s, s->line, *win_at(s, end - 1) == '\r' ? end - 1 : end);
-			s->line = at;
-		} else if (take_line(s, end)) {
-			s->scan = at;
-			return true;
-		}
 	}
-	s->scan = at;
-	return at >= have;
+	return s->scan >= s->have;
 }
 
 #endif

@@ -6,8 +6,8 @@
 #include "maps.h"
 #include "swar.h"
 
-#define LINES_A_TURN 16
-#define SKIP_TURNS 64 /* of 24 bytes, in one go over lines of no interest */
+#define LINES_A_TURN 8
+#define SKIP_TURNS 16 /* of 24 bytes, in one go over lines of no interest */
 #define STATUS_LEN 12 /* HTTP-version SP status-code */
 /* Bit c & 31 of what a line that matters begins with: the letters of the fields in field_of(), in either case; CR and LF. */
 #define LINE_END (1U << '\r' | 1U << '\n')
@@ -70,6 +70,18 @@ static __always_inline bool read_version(struct scratch *s, u64 w)
 	return s->head.protocol;
 }
 
+/* Of a method that is not known. Apart, so that what follows is verified for any length at once, not for each. */
+__noinline u32 token_length(struct scratch *s, u32 at)
+{
+	u32 m;
+
+	for (m = 0; s && m <= METHOD_MAX; m++) {
+		if (!is_tchar(*win_at(s, at + m)))
+			break;
+	}
+	return m;
+}
+
 /* method SP request-target SP HTTP-version, in win[at .. end). Returns 0, or -1: not HTTP/1. `cut`: the line goes on. */
 __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 {
@@ -82,10 +94,7 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 	m = first_byte(bytes_equal(w, ' ') | 1ULL << 63);
 	s->head.method = (u8)(w >> (m * 8)) == ' ' ? known_method(w & ((1ULL << (m * 8)) - 1)) : 0;
 	if (!s->head.method) {
-		for (m = 0; m <= METHOD_MAX; m++) {
-			if (!is_tchar(*win_at(s, at + m)))
-				break;
-		}
+		m = token_length(s, at);
 		if (m == 0 || m > METHOD_MAX || *win_at(s, at + m) != ' ')
 			return -1;
 		if (m == 8)

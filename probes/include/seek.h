@@ -48,11 +48,13 @@ static __always_inline u32 other_seq(struct scratch *s)
 }
 
 /* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
-static __always_inline bool like_request(struct scratch *s, u32 n)
+__noinline int like_request(struct scratch *s, u32 n)
 {
 	u32 i;
 	u8 c = 0;
 
+	if (!s)
+		return 0;
 	for (i = 0; i < 16; i++) {
 		c = s->win[i];
 		if (i >= n || !is_tchar(c))

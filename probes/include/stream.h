@@ -9,7 +9,7 @@
 
 #include "collect.h"
 
-#define LOOK 32 /* bytes of chunked framing looked at in one step */
+#define LOOK 16 /* bytes of chunked framing looked at in one step */
 
 /* One byte of a chunk's size line (RFC 9112, 7.1): hex digits, then anything up to LF. True: the line is over. */
 static __always_inline bool chunk_byte(struct half *h, u8 b)
