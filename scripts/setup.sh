@@ -66,27 +66,9 @@ wanted() { # names of packages whose command or file is missing
 	LIST
 }
 
-as_root() {
-	if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo; then sudo "$@"; else
-		fail "needs root for the packages: $*"
-	fi
-}
-
-install() { # packages; nothing that is installed may start a service
+install() {
 	say "installing: $*"
-	as_root sh -eu -c '
-		policy=/usr/sbin/policy-rc.d
-		own=
-		if [ ! -e "$policy" ]; then
-			own=1
-			printf "#!/bin/sh\nexit 101\n" >"$policy"
-			chmod +x "$policy"
-			trap "rm -f $policy" EXIT
-		fi
-		export DEBIAN_FRONTEND=noninteractive
-		apt-get -qq update
-		apt-get -qq install -y --no-install-recommends "$@" </dev/null
-	' install "$@" || fail "apt-get could not install: $*"
+	scripts/packages.sh "$@" || fail "apt-get could not install: $*"
 }
 
 packages() {

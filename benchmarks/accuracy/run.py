@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One runtime: its two fronts (connections kept, closed) and the leaf, under a tracer, cell after cell.
+
+In: a runtime and the options. Out: an `Outcome`: a score for each cell, or why there is none. The rule it protects:
+services run before the tracer, and what is scored begins only when the tracer has shown that it sees them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import Sink
+from truth.launch import Running, Service, free_port
+
+from accuracy.load import send
+from accuracy.plan import Cell, Numbers, cells
+from accuracy.received import Received, Tracer
+from accuracy.runtimes import SERVICES, Runtime, Seat
+from accuracy.score import Score, Spans, score
+from accuracy.selftest import failures
+from accuracy.spans import CLIENT, FRONT, SERVER, Key
+
+LEAF = SERVICES / "leaf.py"
+WARM_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """tracer: its command. requests: of each cell. warm_s: for the tracer to see the services. quiet_s: see wait()."""
+
+    tracer: str
+    requests: int
+    shapes: tuple[str, ...]
+    concurrency: tuple[int, ...]
+    keep_alive: tuple[bool, ...]
+    warm_s: float
+    quiet_s: float
+    selftest: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """reason: why it did not run; notes: what there is to say besides; faults: of the benchmark itself."""
+
+    runtime: Runtime
+    scores: list[tuple[Cell, Score]] = field(default_factory=list)
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+class Services:
+    """The leaf, and a front for each way to treat connections."""
+
+    def __init__(self, stack: ExitStack, runtime: Runtime, keep_alive: Iterable[bool], folder: Path) -> None:
+        self.ledger = folder / "ledger"
+        command = [sys.executable, str(LEAF)]
+        leaf = Service("leaf", "", lambda port, _: [*command, str(port), str(self.ledger)])
+        self.leaf = stack.enter_context(Running(leaf, folder / "leaf")).listening()
+        self.fronts: dict[bool, Running] = {}
+        self.ports = [self.leaf.port]
+        for keep in keep_alive:
+            own = folder / ("keep" if keep else "close")
+            behind = None
+            if runtime.behind:
+                behind = self._start(stack, runtime, runtime.behind, own / "behind", keep, 0)
+            self.fronts[keep] = self._start(stack, runtime, runtime.command, own / "front", keep, behind)
+
+    def _start(
+        self, stack: ExitStack, runtime: Runtime, command: Callable[[Seat], list[str]], folder: Path, keep: bool,
+        behind: int | Running | None,
+    ) -> Running:  # fmt: skip
+        port = behind.port if isinstance(behind, Running) else 0
+
+        def whole(own_port: int, own_folder: Path) -> list[str]:
+            return command(Seat(own_port, self.leaf.port, keep, own_folder, port))
+
+        running = stack.enter_context(Running(Service(runtime.name, "", whole), folder, free_port()))
+        self.ports.append(running.port)
+        return running.listening()
+
+    def answered(self) -> Counter[Key]:
+        """How often the leaf answered each call."""
+        lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
+        return Counter((int(number), int(call)) for number, call, _ in map(str.split, lines))
+
+
+def run(runtime: Runtime, options: Options, folder: Path, progress: Callable[[str], None]) -> Outcome:
+    """A service that does not start is a fault of this runtime, and no end of the run."""
+    outcome = Outcome(runtime, reason=runtime.missing())
+    if not outcome.reason:
+        try:
+            _run(outcome, options, folder, progress)
+        except (RuntimeError, TimeoutError) as error:
+            outcome.faults.append(str(error))
+    return outcome
+
+
+def _run(outcome: Outcome, options: Options, folder: Path, progress: Callable[[str], None]) -> None:
+    runtime = outcome.runtime
+    numbers = Numbers()
+    shapes = [shape for shape in options.shapes if shape in runtime.shapes]
+    plan = list(cells(numbers, runtime.name, shapes, options.concurrency, options.keep_alive, options.requests))
+    planned = {number for cell in plan for number in cell.numbers}
+    with ExitStack() as stack:
+        services = Services(stack, runtime, options.keep_alive, folder)
+        sink = stack.enter_context(Sink(folder / "sink"))
+        received = Received(sink.folder)
+        ports = ",".join(map(str, services.ports))
+        tracer = stack.enter_context(Tracer(options.tracer, sink.url, ports, folder / "tracer.log"))
+        progress("the tracer starts")
+        outcome.notes += _warm_up(services, tracer, received, numbers, options.warm_s)
+        for place, cell in enumerate(plan, 1):
+            ways = "kept" if cell.keep_alive else "closed"
+            progress(f"{place} of {len(plan)}: {cell.concurrency} connections, {ways}, {cell.shape}")
+            front = services.fronts[cell.keep_alive]
+            outcome.faults += send(front.port, cell.requests(), cell.concurrency, cell.keep_alive)
+        answered = services.answered()
+        calls = sum(times for (number, _), times in answered.items() if number in planned)
+        progress("spans still to come")
+        received.wait(lambda s: s.key is not None and s.key[0] in planned, len(planned) + 2 * calls, options.quiet_s)
+        if tracer.ended() or tracer.stop() != 0:
+            outcome.faults.append(f"the tracer ended with {tracer.process.returncode}:\n{tracer.said()}")
+        received.poll()
+        outcome.notes += [f"the tracer counted: {name} {value:.0f}" for name, value in sink.losses().items()]
+    _score(outcome, plan, received, answered, options.selftest)
+
+
+def _warm_up(services: Services, tracer: Tracer, received: Received, numbers: Numbers, within_s: float) -> list[str]:
+    """Until spans of both sides have come of every front; else what was never seen, which is then missing."""
+    unseen = {keep: {"front": SERVER, "client": CLIENT, "leaf": SERVER} for keep in services.fronts}
+    sent: dict[int, bool] = {}
+    deadline = time.monotonic() + within_s
+    while any(unseen.values()) and time.monotonic() < deadline and not tracer.ended():
+        for keep, front in services.fronts.items():
+            number = numbers.take(1)
+            sent[number] = keep
+            if failed := send(front.port, [(number, "one")], 1, keep):
+                return failed
+        time.sleep(WARM_EVERY_S)
+        for span in received.poll():
+            if span.key and span.key[0] in sent:
+                side = "front" if span.key[1] == FRONT else "client" if span.kind == CLIENT else "leaf"
+                if span.kind in (SERVER, CLIENT) and not (side == "front" and span.kind == CLIENT):
+                    unseen[sent[span.key[0]]].pop(side, None)
+    ways = {True: "connections kept", False: "closed"}
+    return [f"{ways[keep]}: no {', '.join(sides)} span in {within_s:.0f} s" for keep, sides in unseen.items() if sides]
+
+
+def _score(
+    outcome: Outcome, plan: Iterable[Cell], received: Received, answered: Mapping[Key, int], selftest: bool
+) -> None:
+    spans = Spans(received.spans)
+    for cell in plan:
+        result = score(cell, spans, answered)
+        outcome.scores.append((cell, result))
+        if selftest:
+            outcome.faults += failures(cell, received.spans, answered, result)
