@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -248,7 +248,11 @@ def memory_mb(pid: int) -> tuple[float, float]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows of the same columns as aligned text."""
     heads = list(rows[0])
-    cells = [heads, *[[_text(row[head]) for head in heads] for row in rows]]
+    return aligned(heads, ([row[head] for head in heads] for row in rows))
+
+
+def aligned(heads: list[str], rows: Iterable[list[Any]]) -> str:
+    cells = [heads, *([_text(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many spans have their right parent, none, or a WRONG one, for a tracer of services that nobody instrumented.
 
-A load asks a front, which calls a leaf; every request has a number in its path, so each span says whose it is, whatever
-parent the tracer gave it. Two relations are judged: inside a process (the parent of the front's client span is its server
-span of the same request) and between processes (the parent of the leaf's server span is that call's client span).
-right: so it is. none: no parent. WRONG: another request's. missing: no span came, or not that of the right parent.
-extra: spans beyond what happened. The leaf writes down what it answered; that is the truth.
+A load asks a front, which calls a leaf; every request has a number in its path, so each span says whose it is,
+whatever parent the tracer gave it. Two relations are judged: inside a process (the parent of the front's client span is
+its server span of the same request) and between processes (the parent of the leaf's server span is that call's client
+span). right: so it is. none: no parent. WRONG: another request's. missing: no span came, or not that of the right
+parent. lost, extra: spans, the fronts' too, that did not come or came too often. The leaf writes down what it answered;
+that is the truth.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +45,7 @@ installed by scripts/accuracy.sh; a runtime that is not here is named, with the 
 """
 
 
-def among(known: tuple[str, ...]) -> type:
+def among(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """A type for argparse: a list of these, separated by commas."""
 
     def parse(given: str) -> tuple[str, ...]:
@@ -51,7 +54,7 @@ def among(known: tuple[str, ...]) -> type:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
         return wanted
 
-    return parse  # type: ignore[return-value]
+    return parse
 
 
 def counts(given: str) -> tuple[int, ...]:
@@ -76,7 +79,7 @@ def arguments() -> argparse.Namespace:
         help="kept: used again and again; closed: one for each request",
     )  # fmt: skip
     parser.add_argument("--requests", type=int, default=256, metavar="N", help="a cell (at least 2 a connection)")
-    parser.add_argument("--agent", default=STINGLESS, metavar="COMMAND", help="the tracer; {otlp} and {ports} are given")
+    parser.add_argument("--agent", default=STINGLESS, metavar="COMMAND", help="the tracer, with {otlp} and {ports}")
     parser.add_argument("--by", type=among(LABELS), default=("runtime", "conc"), metavar="LIST", help=", ".join(LABELS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="JSON lines: a line a cell")
     parser.add_argument("--self-test", action="store_true", help="permute parents, and see that it is seen")
@@ -106,7 +109,7 @@ def main() -> int:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="accuracy-") as folder:
         for runtime in (r for r in RUNTIMES if r.name in given.runtime):
-            outcomes.append(run(runtime, options, Path(folder) / runtime.name, lambda t, r=runtime: shown(r.name, t)))
+            outcomes.append(run(runtime, options, Path(folder) / runtime.name, partial(shown, runtime.name)))
             if given.json:
                 given.json.write_text("".join(line + "\n" for line in lines(outcomes)))
     print(text(outcomes, given.by, time.monotonic() - started))

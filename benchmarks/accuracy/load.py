@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load: a number of connections, each with one request at a time, that asks a front and reads whose answer came.
 
-In: (number, mode)s. Out: what went wrong, by request. The rule it protects: an answer that is not this request's, or not
-200, is a fault of the benchmark or of the service, and is said; it is nothing that a tracer is blamed for.
+In: (number, mode)s. Out: what went wrong, by request. The rule it protects: an answer that is not this request's, or
+not 200, is a fault of the benchmark or of the service, and is said; it is nothing that a tracer is blamed for.
 """
 
 from __future__ import annotations

@@ -7,16 +7,25 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from common import table
+from common import aligned
 
 from accuracy.run import Outcome
-from accuracy.score import MISSING, NONE, RIGHT, VERDICTS, WRONG, Score
+from accuracy.score import RIGHT, VERDICTS, Score
 
 LABELS: Final = ("runtime", "conc", "connections", "shape")
+SIDES: Final = ("inside", "between")
 
 
-def rows(outcomes: Iterable[Outcome], by: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each group of cells; one that says why for each runtime that did not run."""
+def heads(by: Sequence[str]) -> list[str]:
+    """inside: within a process, from server to client span; between: from client span to the next server's.
+
+    lost, extra: spans of all three kinds that did not come, or came too often.
+    """
+    return [*by, "requests", *(f"{s}: {v}" if v == RIGHT else v for s in SIDES for v in VERDICTS), "lost", "extra"]
+
+
+def rows(outcomes: Iterable[Outcome], by: Sequence[str]) -> Iterator[list[Any]]:
+    """A row for each group of cells; one that says so for each runtime that did not run."""
     for outcome in outcomes:
         sums: dict[tuple[str | int, ...], Score] = {}
         for cell, score in outcome.scores:
@@ -24,21 +33,11 @@ def rows(outcomes: Iterable[Outcome], by: Sequence[str]) -> Iterator[dict[str, A
             total = sums.setdefault(tuple(labels[label] for label in by), Score())
             total += score
         for key, total in sums.items():
-            yield dict(zip(by, key, strict=True)) | _figures(total)
+            counts = [getattr(total, side)[verdict] for side in SIDES for verdict in VERDICTS]
+            yield [*key, total.requests, *counts, total.missing.total(), total.extra.total()]
         if not sums:
-            yield {label: outcome.runtime.name if label == "runtime" else None for label in by} | _figures(None)
-
-
-def _figures(total: Score | None) -> dict[str, Any]:
-    """inside: within a process, from server to client span; between: from client span to the next server's."""
-    row: dict[str, Any] = {"requests": total.requests if total else "not here"}
-    for side in ("inside", "between"):
-        for verdict in VERDICTS:
-            row[f"{side}: {verdict}" if verdict == RIGHT else verdict + " " * (side == "between")] = (
-                getattr(total, side)[verdict] if total else None
-            )
-    row["extra"] = sum(total.extra.values()) if total else None
-    return row
+            own = [outcome.runtime.name if label == "runtime" else None for label in by]
+            yield [*own, "not here" if outcome.reason else "failed", *[None] * (len(SIDES) * len(VERDICTS) + 2)]
 
 
 def lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
@@ -54,20 +53,20 @@ def lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
 
 
 def _plain(score: Score) -> dict[str, Any]:
-    sides = {side: {v: getattr(score, side)[v] for v in VERDICTS} for side in ("inside", "between")}
+    sides = {side: {v: getattr(score, side)[v] for v in VERDICTS} for side in SIDES}
     return {"requests": score.requests} | sides | {"missing": dict(score.missing), "extra": dict(score.extra)}
 
 
 def text(outcomes: Sequence[Outcome], by: Sequence[str], seconds: float) -> str:
     """The table, what has to be said besides, and the sum."""
-    said = [table(list(rows(outcomes, by)))]
+    said = [aligned(heads(by), rows(outcomes, by))]
     for outcome in outcomes:
         name = outcome.runtime.name
         said += [f"{name}: not here: {outcome.reason}"] if outcome.reason else []
         said += [f"{name}: {note}" for note in outcome.notes]
         said += [f"{name}: FAULT: {fault}" for fault in outcome.faults[:5]]
         said += [f"{name}: {len(outcome.faults) - 5} faults more"] if len(outcome.faults) > 5 else []
-    return "\n".join([*said, _sum("inside", outcomes), _sum("between", outcomes), f"in {seconds:.0f} s"])
+    return "\n".join([*said, *(_sum(side, outcomes) for side in SIDES), f"in {seconds:.0f} s"])
 
 
 def _sum(side: str, outcomes: Iterable[Outcome]) -> str:
@@ -90,6 +89,3 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
             if score.wrong or score.missing:
                 code = 1
     return code
-
-
-__all__ = ["LABELS", "MISSING", "NONE", "WRONG", "exit_code", "lines", "rows", "text"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ from accuracy.plan import Cell, Numbers, cells
 from accuracy.received import Received, Tracer
 from accuracy.runtimes import SERVICES, Runtime, Seat
 from accuracy.score import Score, Spans, score
-from accuracy.selftest import failures
-from accuracy.spans import CLIENT, FRONT, SERVER, Key
+from accuracy.selftest import proof
+from accuracy.spans import CLIENT, FRONT, SERVER, Key, Span
 
 LEAF = SERVICES / "leaf.py"
 WARM_EVERY_S = 0.2
@@ -157,8 +157,18 @@ def _score(
     outcome: Outcome, plan: Iterable[Cell], received: Received, answered: Mapping[Key, int], selftest: bool
 ) -> None:
     spans = Spans(received.spans)
+    by_number: dict[int, list[Span]] = defaultdict(list)
+    for span in received.spans:
+        by_number[span.key[0] if span.key else -1].append(span)
+    permuted = tested = 0
     for cell in plan:
         result = score(cell, spans, answered)
         outcome.scores.append((cell, result))
         if selftest:
-            outcome.faults += failures(cell, received.spans, answered, result)
+            own = [span for number in cell.numbers for span in by_number[number]]
+            wrong, faults = proof(cell, own, answered, result)
+            outcome.faults += faults
+            permuted, tested = permuted + wrong, tested + bool(wrong)
+    if selftest:
+        cells = f"{tested} of {len(outcome.scores)} cells"
+        outcome.notes.append(f"self-test: {permuted} parents permuted in {cells}, {len(outcome.faults)} faults")

@@ -8,10 +8,11 @@ right, or not exactly as many WRONG are found as were permuted, the run's own fi
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from accuracy.plan import Cell
-from accuracy.score import MISSING, NONE, RIGHT, WRONG, Score, Spans, score
+from accuracy.score import RIGHT, WRONG, Score, Spans, score
 from accuracy.spans import CLIENT, FRONT, SERVER, Key, Span
 
 PERMUTED = 0.2  # of the requests of a cell
@@ -42,38 +43,42 @@ def _right(span: Span, fronts: Mapping[int, bytes], clients: Mapping[tuple[Key, 
 
 
 def permuted(spans: Sequence[Span], cell: Cell, seed: int = 1) -> tuple[list[Span], int]:
-    """Some requests of the cell give their calls to each other, in a circle. Also how many client spans that made wrong."""
+    """Some requests of the cell give their calls to each other; and how many client spans that made wrong."""
     numbers = list(cell.numbers)
     chosen = random.Random(seed).sample(numbers, max(2, int(len(numbers) * PERMUTED)))
-    victim = dict(zip(chosen, [*chosen[1:], chosen[0]], strict=True))
+    taker = dict(zip(chosen, [*chosen[1:], chosen[0]], strict=True))
     fronts = {s.key[0]: s for s in spans if s.kind == SERVER and s.key and s.key[1] == FRONT}
     wrong = 0
     result = []
     for span in spans:
-        other = fronts.get(victim.get(span.key[0], -1)) if span.key and span.key[1] != FRONT else None
-        if other is not None and span.kind == CLIENT:
+        other = fronts.get(taker.get(span.key[0], -1)) if span.key and span.key[1] != FRONT else None
+        if other is None:
+            result.append(span)
+        elif span.kind == CLIENT:
             wrong += 1
             result.append(span._replace(trace=other.trace, parent=other.span))
-        elif other is not None:
-            result.append(span._replace(trace=other.trace))  # its own parent moved with it
         else:
-            result.append(span)
+            result.append(span._replace(trace=other.trace))  # its own parent moved with it
     return result, wrong
 
 
-def failures(cell: Cell, spans: Sequence[Span], answered: Mapping[Key, int], tracers: Score) -> list[str]:
-    """Empty if the score sees right parents and permuted ones. tracers: of the spans as they came."""
-    own = [s for s in spans if s.key and s.key[0] in cell.numbers]
-    right = with_right_parents(own)
-    all_right = score(cell, Spans(right), answered)
-    found = []
-    judged = sum(tracers.inside[v] for v in (RIGHT, NONE, WRONG)) if not tracers.missing["front"] else None
-    if judged is not None and (all_right.inside[RIGHT] != judged or all_right.wrong):
-        found.append(f"{cell.labels()}: of {judged} right parents {dict(all_right.inside)} were seen")
+def proof(cell: Cell, spans: Sequence[Span], answered: Mapping[Key, int], given: Score) -> tuple[int, list[str]]:
+    """Permuted parents that were seen, and what was not as it must be. given: of the spans as they came.
+
+    Only of cells whose spans all came, and none too often; of others nothing is permuted.
+    """
+    if given.missing or given.extra:
+        return 0, []
+    calls = sum(given.inside.values())
+    right = with_right_parents(spans)
+    score_of_right = score(cell, Spans(right), answered)
     mixed, wrong = permuted(right, cell)
-    seen = score(cell, Spans(mixed), answered)
-    if not wrong or seen.inside[WRONG] != wrong or seen.between[WRONG]:
-        found.append(f"{cell.labels()}: of {wrong} permuted parents {seen.inside[WRONG]} were seen as WRONG")
-    if all_right.inside[MISSING] != tracers.inside[MISSING] and judged is not None:
-        found.append(f"{cell.labels()}: missing spans changed")
-    return found
+    score_of_mixed = score(cell, Spans(mixed), answered)
+    expected = (
+        ("right parents inside", score_of_right.inside, {RIGHT: calls}),
+        ("right parents between", score_of_right.between, {RIGHT: calls}),
+        ("permuted parents inside", score_of_mixed.inside, {RIGHT: calls - wrong, WRONG: wrong}),
+        ("permuted parents between", score_of_mixed.between, {RIGHT: calls}),
+    )
+    faults = [f"self-test, {cell.labels()}, {what}: {dict(+c)} for {e}" for what, c, e in expected if +c != Counter(e)]
+    return wrong, faults

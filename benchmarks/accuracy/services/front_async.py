@@ -30,7 +30,7 @@ async def work(client: aiohttp.ClientSession, number: str, shape: str) -> bool:
     if shape == "seq":
         statuses = [await call(client, number, 1), await call(client, number, 2)]
     elif shape == "par":
-        statuses = await asyncio.gather(call(client, number, 1), call(client, number, 2))
+        statuses = list(await asyncio.gather(call(client, number, 1), call(client, number, 2)))
     elif shape == "retry":
         status = await call(client, number, 1, "fail")
         if status == 503:
@@ -50,7 +50,6 @@ async def front(request: web.Request) -> web.Response:
 
 async def application() -> web.Application:
     app = web.Application()
-    # retry_options of aiohttp's own would repeat calls on a connection that was closed meanwhile; limit=0: no queue
     app[CLIENT] = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=not KEEP))
     app.router.add_get("/front/{number}", front)
     return app
@@ -59,7 +58,7 @@ async def application() -> web.Application:
 def main() -> None:
     loop = asyncio.new_event_loop()
     if KIND == "uvloop":
-        import uvloop
+        import uvloop  # type: ignore[import-not-found, unused-ignore]
 
         loop = uvloop.new_event_loop()
     web.run_app(application(), host="127.0.0.1", port=PORT, loop=loop, print=None, backlog=1024, access_log=None)

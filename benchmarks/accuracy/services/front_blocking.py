@@ -8,7 +8,7 @@ ThreadPoolExecutor, which is smaller than the load, so that work waits in its qu
 from __future__ import annotations
 
 import sys
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
@@ -19,16 +19,7 @@ PORT, LEAF, KEEP, KIND = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "keep", s
 CLIENT = urllib3.PoolManager(maxsize=600, retries=False)
 
 
-class OwnThreads(Executor):
-    """Nothing is handed over: submit() runs a call in a thread of its own."""
-
-    def submit(self, function, /, *arguments):  # type: ignore[no-untyped-def]
-        done: Future[int] = Future()
-        Thread(target=lambda: done.set_result(function(*arguments))).start()
-        return done
-
-
-WORKERS: Executor = ThreadPoolExecutor(16) if KIND == "pool" else OwnThreads()
+POOL = ThreadPoolExecutor(16)
 
 
 def call(number: str, which: int, what: str = "") -> int:
@@ -38,15 +29,26 @@ def call(number: str, which: int, what: str = "") -> int:
 
 
 def one(number: str, which: int, what: str = "") -> int:
-    return WORKERS.submit(call, number, which, what).result() if KIND == "pool" else call(number, which, what)
+    return POOL.submit(call, number, which, what).result() if KIND == "pool" else call(number, which, what)
+
+
+def both(number: str) -> list[int]:
+    if KIND == "pool":
+        return [future.result() for future in [POOL.submit(call, number, which) for which in (1, 2)]]
+    statuses: list[int] = []
+    threads = [Thread(target=lambda which: statuses.append(call(number, which)), args=(which,)) for which in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
 
 
 def work(number: str, shape: str) -> bool:
     if shape == "seq":
         statuses = [one(number, 1), one(number, 2)]
     elif shape == "par":
-        futures = [WORKERS.submit(call, number, which) for which in (1, 2)]
-        statuses = [future.result() for future in futures]
+        statuses = both(number)
     elif shape == "retry":
         status = one(number, 1, "fail")
         statuses = [one(number, 1, "fail") if status == 503 else status]

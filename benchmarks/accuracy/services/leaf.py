@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every front calls: `leaf.py PORT LEDGER`. GET /leaf/ID/N, with the header `x-truth: ID/N`, after some milliseconds.
+"""What every front calls: `leaf.py PORT LEDGER`. GET /leaf/ID/N with the header `x-truth: ID/N`, in some milliseconds.
 
-?do=slow takes SLOW_S; ?do=fail answers 503 the first time. LEDGER gets a line `ID N STATUS` for each answer, before it is
-sent: the truth about which calls were made. A header that says something else than the path is a bug of the front: 400.
+?do=slow takes SLOW_S; ?do=fail answers 503 the first time. LEDGER gets a line `ID N STATUS` for each answer, before it
+is sent: the truth about which calls were made. A header that says something else than the path is a bug of the front,
+and gets 400.
 """
 
 from __future__ import annotations
