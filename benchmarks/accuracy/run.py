@@ -7,6 +7,8 @@ services run before the tracer, and what is scored begins only when the tracer h
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
 import time
 from collections import Counter, defaultdict
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import Sink
+from running import until
 from truth.launch import Running, Service, free_port
 
 from accuracy.load import send
@@ -55,6 +58,12 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
+def listens(port: int) -> bool:
+    """Without connecting: .NET Core dies of a connection in its first moment."""
+    listening = re.compile(rf":{port:04X} 0+:0000 0A ")
+    return any(listening.search(Path(f"/proc/net/{kind}").read_text()) for kind in ("tcp", "tcp6"))
+
+
 class Services:
     """The leaf, and a front for each way to treat connections."""
 
@@ -83,7 +92,15 @@ class Services:
 
         running = stack.enter_context(Running(Service(runtime.name, "", whole), folder, free_port()))
         self.ports.append(running.port)
-        return running.listening()
+        until(lambda: running.process.poll() is not None or listens(running.port), f"{runtime.name} listens", 60)
+        if running.process.poll() is not None:
+            raise RuntimeError(f"{runtime.name} ended:\n{running.log.read_text()}")
+        return running
+
+    def ended(self) -> list[str]:
+        """Services that should still run, and do not."""
+        every = [self.leaf, *self.fronts.values()]
+        return [f"{s.service.label} ended:\n{s.log.read_text()[-2000:]}" for s in every if s.process.poll() is not None]
 
     def answered(self) -> Counter[Key]:
         """How often the leaf answered each call."""
@@ -94,6 +111,8 @@ class Services:
 def run(runtime: Runtime, options: Options, folder: Path, progress: Callable[[str], None]) -> Outcome:
     """A service that does not start is a fault of this runtime, and no end of the run."""
     outcome = Outcome(runtime, reason=runtime.missing())
+    if not set(options.shapes) & set(runtime.shapes):
+        outcome.reason = f"makes no calls but of shape {', '.join(runtime.shapes)}"
     if not outcome.reason:
         try:
             _run(outcome, options, folder, progress)
@@ -121,11 +140,12 @@ def _run(outcome: Outcome, options: Options, folder: Path, progress: Callable[[s
             progress(f"{place} of {len(plan)}: {cell.concurrency} connections, {ways}, {cell.shape}")
             front = services.fronts[cell.keep_alive]
             outcome.faults += send(front.port, cell.requests(), cell.concurrency, cell.keep_alive)
+        outcome.faults[:0] = services.ended()
         answered = services.answered()
         calls = sum(times for (number, _), times in answered.items() if number in planned)
         progress("spans still to come")
         received.wait(lambda s: s.key is not None and s.key[0] in planned, len(planned) + 2 * calls, options.quiet_s)
-        if tracer.ended() or tracer.stop() != 0:
+        if tracer.ended() or tracer.stop() not in (0, -signal.SIGTERM):
             outcome.faults.append(f"the tracer ended with {tracer.process.returncode}:\n{tracer.said()}")
         received.poll()
         outcome.notes += [f"the tracer counted: {name} {value:.0f}" for name, value in sink.losses().items()]
@@ -149,6 +169,8 @@ def _warm_up(services: Services, tracer: Tracer, received: Received, numbers: Nu
                 side = "front" if span.key[1] == FRONT else "client" if span.kind == CLIENT else "leaf"
                 if span.kind in (SERVER, CLIENT) and not (side == "front" and span.kind == CLIENT):
                     unseen[sent[span.key[0]]].pop(side, None)
+    if tracer.ended():
+        raise RuntimeError(f"the tracer ended with {tracer.process.returncode}:\n{tracer.said()}")
     ways = {True: "connections kept", False: "closed"}
     return [f"{ways[keep]}: no {', '.join(sides)} span in {within_s:.0f} s" for keep, sides in unseen.items() if sides]
 

@@ -100,7 +100,7 @@ def _go(kind: str) -> Command:
 
 def _java(name: str, *more: str, java: Path | None = None) -> Command:
     return lambda seat: [
-        str(java or where("java")), "-Xshare:auto", "-Djdk.httpclient.allowRestrictedHeaders=connection",
+        str(java or where("java")), "-Djdk.httpclient.allowRestrictedHeaders=connection",
         "-Djdk.httpclient.connectionPoolSize=0", "-cp", str(BUILT / "java"), name, *seat.arguments, *more,
     ]  # fmt: skip
 
@@ -108,11 +108,11 @@ def _java(name: str, *more: str, java: Path | None = None) -> Command:
 def _puma(seat: Seat) -> list[str]:
     variables = [f"LEAF={seat.leaf}", f"KEEP={seat.keep}", "RACK_ENV=production"]
     listen = ["-b", f"tcp://127.0.0.1:{seat.port}?backlog=1024", "-t", "16:16", "-w", "0", "-q"]
-    return ["env", *variables, str(where("puma")), *listen, "--persistent-timeout", "60", str(SERVICES / "front.ru")]
+    return ["env", *variables, str(where("puma")), *listen, str(SERVICES / "front.ru")]
 
 
 def _php(seat: Seat) -> list[str]:
-    return [str(where(_php_fpm())), "-y", filled("php-fpm.conf", seat), "-F"]
+    return [str(where(_php_fpm())), "-y", filled("php-fpm.conf", seat), "-F", "-R"]
 
 
 def _nginx(what: str) -> Command:
@@ -131,16 +131,20 @@ def _dotnet(seat: Seat) -> list[str]:
     return ["env", f"LD_LIBRARY_PATH={libraries}", *own]
 
 
+_KEPT: Final = {
+    "LEAF_KEEPS": "600", "CLIENT_KEEPS": "60s", "CONNECTION": "", "OPTION": "option http-keep-alive",
+}  # fmt: skip
+_CLOSED: Final = {"LEAF_KEEPS": "1", "CLIENT_KEEPS": "0", "CONNECTION": "close", "OPTION": "option httpclose"}
+
+
 def filled(name: str, seat: Seat, **words: str) -> str:
     """A file of services/ with `<WORD>`s replaced; in the seat's folder."""
     own = {
-        "PORT": str(seat.port), "LEAF": str(seat.leaf), "BEHIND": str(seat.behind), "FOLDER": str(seat.folder),
-        "KEEP": seat.keep, "LEAF_KEEPS": "600" if seat.keep_alive else "1", "SCRIPT": str(SERVICES / "front.php"),
-        "CLIENT_KEEPS": "60s" if seat.keep_alive else "0", "CONNECTION": "" if seat.keep_alive else "close",
-        "OPTION": "option http-keep-alive" if seat.keep_alive else "option httpclose",
+        "PORT": str(seat.port), "LEAF": str(seat.leaf), "BEHIND": str(seat.behind or seat.leaf), "KEEP": seat.keep,
+        "FOLDER": str(seat.folder), "SCRIPT": str(SERVICES / "front.php"),
     }  # fmt: skip
     text = (SERVICES / name).read_text()
-    for word, value in (own | words).items():
+    for word, value in (own | (_KEPT if seat.keep_alive else _CLOSED) | words).items():
         text = text.replace(f"<{word}>", value)
     (seat.folder / name).write_text(text)
     return str(seat.folder / name)
