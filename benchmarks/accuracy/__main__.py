@@ -12,6 +12,7 @@ that is the truth.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ from accuracy.runtimes import RUNTIMES, Runtime  # noqa: E402
 
 STINGLESS = (
     f"{ROOT}/.venv/bin/stingless run --port {{ports}} --otlp {{otlp}} --otlp-protocol http/protobuf --no-live"
-    " --metrics-interval 1h"
+    f" --metrics-interval 1h --attach {os.environ.get('STINGLESS_ATTACH', 'auto')}"
 )
 EXAMPLES = """\
 examples:
