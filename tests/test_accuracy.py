@@ -120,6 +120,7 @@ def test_cells_share_no_number() -> None:
     given = [number for cell in plan for number in cell.numbers]
     assert len(plan) == 20
     assert len(given) == len(set(given)) == 10 * (10 + 128)
+    assert [cell.calls() for cell in plan if cell.concurrency == 1 and cell.keep_alive] == [10, 20, 20, 20, 10]
     slow = next(cell for cell in plan if cell.shape == "slow" and cell.concurrency == 64)
     assert Counter(mode for _, mode in slow.requests()) == {"one": 112, "slow": 16}
 

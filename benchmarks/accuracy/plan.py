@@ -40,6 +40,10 @@ class Cell:
         for number in self.numbers:
             yield number, "one" if self.shape == "slow" and number % SLOW_EVERY else self.shape
 
+    def calls(self) -> int:
+        """How many calls the front makes, if nothing else goes wrong."""
+        return self.count * (2 if self.shape in ("seq", "par", "retry") else 1)
+
     def labels(self) -> dict[str, str | int]:
         keep = "kept" if self.keep_alive else "closed"
         return {"runtime": self.runtime, "conc": self.concurrency, "connections": keep, "shape": self.shape}

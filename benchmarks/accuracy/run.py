@@ -15,16 +15,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from common import Sink
 from running import until
-from truth.launch import Running, Service, free_port
+from truth.launch import START_WITHIN_S, Running, Service, free_port
 
 from accuracy.load import send
-from accuracy.plan import Cell, Numbers, cells
+from accuracy.plan import CALLS, Cell, Numbers, cells
 from accuracy.received import Received, Tracer
-from accuracy.runtimes import SERVICES, Runtime, Seat
+from accuracy.runtimes import SERVICES, Command, Runtime, Seat
 from accuracy.score import Score, Spans, score
 from accuracy.selftest import proof
 from accuracy.spans import CLIENT, FRONT, SERVER, Key, Span
@@ -72,35 +73,34 @@ class Services:
         command = [sys.executable, str(LEAF)]
         leaf = Service("leaf", "", lambda port, _: [*command, str(port), str(self.ledger)])
         self.leaf = stack.enter_context(Running(leaf, folder / "leaf")).listening()
+        self.every = [self.leaf]
         self.fronts: dict[bool, Running] = {}
-        self.ports = [self.leaf.port]
         for keep in keep_alive:
             own = folder / ("keep" if keep else "close")
-            behind = None
+            port = 0
             if runtime.behind:
-                behind = self._start(stack, runtime, runtime.behind, own / "behind", keep, 0)
-            self.fronts[keep] = self._start(stack, runtime, runtime.command, own / "front", keep, behind)
+                seat = partial(Seat, leaf=self.leaf.port, keep_alive=keep)
+                port = self._start(stack, runtime.name, runtime.behind, own / "behind", seat).port
+            seat = partial(Seat, leaf=self.leaf.port, keep_alive=keep, behind=port)
+            self.fronts[keep] = self._start(stack, runtime.name, runtime.command, own / "front", seat)
 
-    def _start(
-        self, stack: ExitStack, runtime: Runtime, command: Callable[[Seat], list[str]], folder: Path, keep: bool,
-        behind: int | Running | None,
-    ) -> Running:  # fmt: skip
-        port = behind.port if isinstance(behind, Running) else 0
-
-        def whole(own_port: int, own_folder: Path) -> list[str]:
-            return command(Seat(own_port, self.leaf.port, keep, own_folder, port))
-
-        running = stack.enter_context(Running(Service(runtime.name, "", whole), folder, free_port()))
-        self.ports.append(running.port)
-        until(lambda: running.process.poll() is not None or listens(running.port), f"{runtime.name} listens", 60)
-        if running.process.poll() is not None:
-            raise RuntimeError(f"{runtime.name} ended:\n{running.log.read_text()}")
+    def _start(self, stack: ExitStack, name: str, command: Command, folder: Path, seat: Callable[..., Seat]) -> Running:
+        service = Service(name, "", lambda port, own: command(seat(port=port, folder=own)))
+        running = stack.enter_context(Running(service, folder, free_port()))
+        self.every.append(running)
+        until(lambda: bool(self.ended()) or listens(running.port), f"{name} listens", START_WITHIN_S)
+        if ended := self.ended():
+            raise RuntimeError(ended[0])
         return running
+
+    @property
+    def ports(self) -> str:
+        return ",".join(str(running.port) for running in self.every)
 
     def ended(self) -> list[str]:
         """Services that should still run, and do not."""
-        every = [self.leaf, *self.fronts.values()]
-        return [f"{s.service.label} ended:\n{s.log.read_text()[-2000:]}" for s in every if s.process.poll() is not None]
+        over = [running for running in self.every if running.process.poll() is not None]
+        return [f"{running.service.label} ended:\n{running.log.read_text()[-2000:]}" for running in over]
 
     def answered(self) -> Counter[Key]:
         """How often the leaf answered each call."""
@@ -131,8 +131,7 @@ def _run(outcome: Outcome, options: Options, folder: Path, progress: Callable[[s
         services = Services(stack, runtime, options.keep_alive, folder)
         sink = stack.enter_context(Sink(folder / "sink"))
         received = Received(sink.folder)
-        ports = ",".join(map(str, services.ports))
-        tracer = stack.enter_context(Tracer(options.tracer, sink.url, ports, folder / "tracer.log"))
+        tracer = stack.enter_context(Tracer(options.tracer, sink.url, services.ports, folder / "tracer.log"))
         progress("the tracer starts")
         outcome.notes += _warm_up(services, tracer, received, numbers, options.warm_s)
         for place, cell in enumerate(plan, 1):
@@ -154,7 +153,7 @@ def _run(outcome: Outcome, options: Options, folder: Path, progress: Callable[[s
 
 def _warm_up(services: Services, tracer: Tracer, received: Received, numbers: Numbers, within_s: float) -> list[str]:
     """Until spans of both sides have come of every front; else what was never seen, which is then missing."""
-    unseen = {keep: {"front": SERVER, "client": CLIENT, "leaf": SERVER} for keep in services.fronts}
+    unseen = {keep: {"front", "client", "leaf"} for keep in services.fronts}
     sent: dict[int, bool] = {}
     deadline = time.monotonic() + within_s
     while any(unseen.values()) and time.monotonic() < deadline and not tracer.ended():
@@ -162,17 +161,25 @@ def _warm_up(services: Services, tracer: Tracer, received: Received, numbers: Nu
             number = numbers.take(1)
             sent[number] = keep
             if failed := send(front.port, [(number, "one")], 1, keep):
-                return failed
+                raise RuntimeError(failed[0])
         time.sleep(WARM_EVERY_S)
         for span in received.poll():
             if span.key and span.key[0] in sent:
-                side = "front" if span.key[1] == FRONT else "client" if span.kind == CLIENT else "leaf"
-                if span.kind in (SERVER, CLIENT) and not (side == "front" and span.kind == CLIENT):
-                    unseen[sent[span.key[0]]].pop(side, None)
+                unseen[sent[span.key[0]]].discard(_side(span.kind, span.key))
     if tracer.ended():
         raise RuntimeError(f"the tracer ended with {tracer.process.returncode}:\n{tracer.said()}")
     ways = {True: "connections kept", False: "closed"}
-    return [f"{ways[keep]}: no {', '.join(sides)} span in {within_s:.0f} s" for keep, sides in unseen.items() if sides]
+    return [
+        f"{ways[keep]}: no {', '.join(sorted(sides))} span in {within_s:.0f} s"
+        for keep, sides in unseen.items()
+        if sides
+    ]
+
+
+def _side(kind: int, key: Key) -> str:
+    if kind == SERVER:
+        return "front" if key[1] == FRONT else "leaf"
+    return "client" if kind == CLIENT and key[1] != FRONT else ""
 
 
 def _score(
@@ -186,6 +193,9 @@ def _score(
     for cell in plan:
         result = score(cell, spans, answered)
         outcome.scores.append((cell, result))
+        asked, made = cell.calls(), sum(answered.get((number, call), 0) for number in cell.numbers for call in CALLS)
+        if asked != made:
+            outcome.notes.append(f"{cell.labels()}: {made} calls, not {asked}")
         if selftest:
             own = [span for number in cell.numbers for span in by_number[number]]
             wrong, faults = proof(cell, own, answered, result)
