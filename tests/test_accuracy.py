@@ -143,6 +143,17 @@ def test_the_self_test_sees_permuted_parents() -> None:
     assert score(cell, Spans(mixed), answered).inside == Counter({RIGHT: 80, WRONG: wrong, MISSING: 0})
 
 
+def test_the_self_test_pairs_calls_that_are_tried_again() -> None:
+    """Also where one of the spans has no status, as its answer was not seen."""
+    cell, spans, answered = orphans(10)
+    again = [s._replace(status=503, span=s.span + b"'", trace=s.trace + b"'") for s in spans if s.key and s.key[1] == 1]
+    for lacking in (CLIENT, SERVER):
+        both = [s._replace(status=0) if s.kind == lacking and s.status == 503 else s for s in [*again, *spans]]
+        twice = Counter({key: times + (key[1] == 1) for key, times in answered.items()})
+        given = score(cell, Spans(both), twice)
+        assert proof(cell, both, twice, given) == (6, [])
+
+
 def test_the_self_test_refuses_spans_that_do_not_say_whose_they_are() -> None:
     """Two requests with the same numbers: the permutation is not what is seen."""
     cell, spans, answered = orphans(50)

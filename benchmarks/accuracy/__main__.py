@@ -34,7 +34,7 @@ STINGLESS = (
 )
 EXAMPLES = """\
 examples:
-  sudo .venv/bin/python benchmarks/accuracy                                 everything: some twenty minutes
+  sudo .venv/bin/python benchmarks/accuracy                                 everything: twenty-five minutes
   sudo .venv/bin/python benchmarks/accuracy --runtime go,asyncio --concurrency 1,64 --shape seq,par
   sudo .venv/bin/python benchmarks/accuracy --by runtime,conc,connections,shape --self-test
   sudo .venv/bin/python benchmarks/accuracy --agent 'env OTEL_EBPF_OPEN_PORT={ports} obi'

@@ -22,23 +22,26 @@ def with_right_parents(spans: Iterable[Span]) -> list[Span]:
     """One trace for each request. Those about nothing, and those whose parent was not sent, are roots."""
     given = list(spans)
     fronts = {s.key[0]: s.span for s in given if s.kind == SERVER and s.key and s.key[1] == FRONT}
-    clients: dict[tuple[Key, int], list[bytes]] = {}
+    clients: dict[Key, list[Span]] = {}
     for s in given:
         if s.kind == CLIENT and s.key:
-            clients.setdefault((s.key, s.status), []).append(s.span)
+            clients.setdefault(s.key, []).append(s)
     return [_right(s, fronts, clients) for s in given]
 
 
-def _right(span: Span, fronts: Mapping[int, bytes], clients: Mapping[tuple[Key, int], list[bytes]]) -> Span:
+def _right(span: Span, fronts: Mapping[int, bytes], clients: Mapping[Key, list[Span]]) -> Span:
     if span.key is None:
         return span
     trace, parent = span.key[0].to_bytes(16, "big"), b""
-    if span.key[1] != FRONT:
-        candidates = clients.get((span.key, span.status))
-        if span.kind == CLIENT:
-            parent = fronts.get(span.key[0], b"")
-        elif span.kind == SERVER and candidates:
-            parent = candidates.pop()
+    if span.key[1] != FRONT and span.kind == CLIENT:
+        parent = fronts.get(span.key[0], b"")
+    elif span.key[1] != FRONT and span.kind == SERVER:
+        # calls of the same path are told apart by their status, which a span may lack
+        fitting = [c for c in clients.get(span.key, []) if c.status == span.status or not c.status or not span.status]
+        if fitting:
+            best = max(fitting, key=lambda client: client.status == span.status)
+            clients[span.key].remove(best)
+            parent = best.span
     return span._replace(trace=trace, parent=parent)
 
 
