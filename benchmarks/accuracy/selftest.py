@@ -20,7 +20,7 @@ PERMUTED = 0.2  # of the requests of a cell
 
 def with_right_parents(spans: Iterable[Span]) -> list[Span]:
     """One trace for each request. Those about nothing, and those whose parent was not sent, are roots."""
-    given = list(spans)
+    given = sorted(spans, key=lambda s: not s.status)  # those that have one choose first
     fronts = {s.key[0]: s.span for s in given if s.kind == SERVER and s.key and s.key[1] == FRONT}
     clients: dict[Key, list[Span]] = {}
     for s in given:
