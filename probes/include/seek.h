@@ -97,6 +97,28 @@ static __always_inline struct conn *new_conn(struct scratch *s)
 	return c;
 }
 
+/* One bit per local port: a watched process has read a request there. Never taken back: a server's ports are few, and the
+ * port of a client, of which there are many, is none of them. */
+u64 answered_ports[65536 / 64] = {};
+
+static __always_inline bool answers_from(u32 port)
+{
+	return answered_ports[port >> 6 & 1023] >> (port & 63) & 1;
+}
+
+/* Which way the connection's requests go: `received` or sent. */
+static __always_inline void direct(struct conn *c, bool received)
+{
+	u32 port;
+
+	c->direction = received ? DIRECTION_SERVER : DIRECTION_CLIENT;
+	if (!received)
+		return;
+	port = PEEK(struct sock_common, sock_of(c->sk), skc_num);
+	if (!answers_from(port))
+		__sync_fetch_and_or(&answered_ports[port >> 6 & 1023], 1ULL << (port & 63));
+}
+
 /* HTTP/2 in the middle of a connection: a call whose bytes are whole frames, one of which says which side sent it. */
 static __always_inline bool join_http2(struct scratch *s, struct conn *c)
 {
@@ -111,7 +133,7 @@ static __always_inline bool join_http2(struct scratch *s, struct conn *c)
 	response = !(fit & FIT_REQUEST);
 	c->kind = KIND_HTTP2;
 	c->told = JOINED;
-	c->direction = received != response ? DIRECTION_SERVER : DIRECTION_CLIENT;
+	direct(c, received != response);
 	start_half(&c->half[response], s->op.seq);
 	start_frames(&c->half[response], ORIGIN, PHASE_FRAME);
 	start_half(&c->half[!response], other_seq(s));
@@ -155,7 +177,7 @@ __noinline int seek(struct scratch *s)
 	}
 	if (request) {
 		c->kind = KIND_HTTP;
-		c->direction = s->op.way == RECEIVED ? DIRECTION_SERVER : DIRECTION_CLIENT;
+		direct(c, s->op.way == RECEIVED);
 		start_half(&c->half[HALF_REQUEST], s->op.seq);
 		start_half(&c->half[HALF_RESPONSE], other_seq(s));
 		return 1;

@@ -28,13 +28,14 @@ static __always_inline void note_send(struct sock *sk, struct msghdr *msg, u64 l
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(tp_send_begins, struct sock *sk, struct msghdr *msg)
 {
-	u64 left = msg->msg_iter.count;
 	u32 svc = watched();
 	struct scratch *s;
 	struct conn *c;
+	u64 left;
 
 	if (!svc)
 		return 0;
+	left = msg->msg_iter.count;
 	if (is_served((u64)sk, left)) {
 		note_send(sk, msg, left);
 		return 0;
@@ -62,7 +63,8 @@ int BPF_PROG(tp_sent, struct sock *sk, int sent)
 	struct conn *c;
 	u32 seq;
 
-	if (sent <= 0 || !watched())
+	/* Few sockets answer requests: for the others this port is the cheapest question. */
+	if (sent <= 0 || !answers_from(PEEK(struct sock_common, sk, skc_num)) || !watched())
 		return 0;
 	c = get_conn((u64)sk);
 	if (!returns_matter(c))
@@ -118,9 +120,9 @@ static __always_inline void memory_of_read(struct buf *b, u64 sk)
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
 {
-	u64 changed = conns_changed;
 	struct scratch *s;
 	struct conn *c;
+	u64 changed;
 	u32 svc;
 
 	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
@@ -128,6 +130,7 @@ int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
 	svc = watched();
 	if (!svc)
 		return 0;
+	changed = *(volatile u64 *)&conns_changed;
 	c = get_conn((u64)sk);
 	if (!received) {
 		on_end_of_stream(c);
