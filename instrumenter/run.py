@@ -22,6 +22,7 @@ from typing import Final
 from instrumenter.errors import CannotStart
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+APART: Final = 128 << 10  # bytes, while the agent starts
 KEPT: Final = 8 << 20  # bytes
 _TURN_S: Final = 0.0005
 
@@ -65,10 +66,13 @@ def seconds_since_exec(stat: Path = Path("/proc/self/stat")) -> float:
 def one_heap() -> None:
     """Has all threads allocate from one heap (mallopt(3)); glibc would give each its own, and none is ever shrunk.
 
-    The interpreter lets one thread run at a time, so they do not wait for it. Another libc is left as it is.
+    The interpreter lets one thread run at a time, so they do not wait for it. What is large, as the kernel's BTF, is
+    mapped apart and given back when freed; unasked, glibc would soon take it from the heap. Another libc is left alone.
     """
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, APART)
 
 
 @contextlib.contextmanager
@@ -86,11 +90,13 @@ def short_turns() -> Iterator[None]:
 
 
 def keep_heap() -> None:
-    """Has glibc keep up to KEPT of freed memory, which would be taken again, and zeroed, a moment later."""
+    """Has glibc give back what starting has left free, and from now on keep up to KEPT of what is freed, which would be
+    taken again, and zeroed, a moment later. Another libc is left alone."""
     with contextlib.suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, KEPT)
-        mallopt(_M_TRIM_THRESHOLD, KEPT)
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        libc.mallopt(_M_MMAP_THRESHOLD, KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT)
 
 
 def require_rights() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import threading
 import time
 
@@ -11,7 +13,7 @@ import pytest
 from fake_ring import PAGE, Kernel
 from numpy.typing import NDArray
 
-from instrumenter.bpf.ring import Ring
+from instrumenter.bpf.ring import Pages, Ring
 from instrumenter.errors import StinglessError
 
 SMALL = np.dtype([("number", "<u8"), ("odd", "u1", (5,))])  # 13 bytes: 24 in the ring, with the header
@@ -36,6 +38,27 @@ def test_empty_ring() -> None:
     rows = reader.read()
     assert rows.dtype == SMALL
     assert (len(rows), reader.fill, reader.more) == (0, 0.0, False)
+
+
+def test_data_is_mapped_when_a_record_is_there() -> None:
+    """A file in the place of the kernel's map, of the same pages: consumer, producer, data."""
+    kernel, size = Kernel(16 * PAGE), 16 * PAGE
+    fd = os.memfd_create("ring")
+    try:
+        os.truncate(fd, 2 * mmap.PAGESIZE + size)
+        pages = Pages.of_map(fd, size)
+        reader = Ring("test", pages, SMALL, 1000, 1 << 20)
+        assert len(reader.read()) == 0
+        assert reader.mapped_bytes == 2 * mmap.PAGESIZE
+        kernel.submit(map(small, range(9)))
+        os.pwrite(fd, kernel.data, 2 * mmap.PAGESIZE)
+        os.pwrite(fd, kernel.producer, mmap.PAGESIZE)
+        assert numbers(reader.read()) == list(range(9))
+        assert reader.mapped_bytes == 2 * mmap.PAGESIZE + size
+        reader.close()
+        assert reader.mapped_bytes == 0
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("start", [0, 8, PAGE - 24, PAGE - 16, PAGE - 8, 3 * PAGE - 8, (1 << 40) - 8])

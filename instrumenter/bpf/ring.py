@@ -86,30 +86,48 @@ class Pages:
     """A ring's memory: any buffers will do, `consumer` (writable) and `producer` of 8 bytes, `data` of a power of 2."""
 
     def __init__(self, consumer: Any, producer: Any, data: Any, atomics: Atomics | None = None) -> None:
+        self._prepare(consumer, producer, len(data), lambda: data, atomics)
+
+    def _prepare(
+        self, consumer: Any, producer: Any, size: int, data: Callable[[], Any], atomics: Atomics | None
+    ) -> None:
         self._atomics = atomics or Atomics()
         self._consumer, self._producer = np.frombuffer(consumer, np.uint8), np.frombuffer(producer, np.uint8)
         self._consumer_at, self._producer_at = self._consumer.ctypes.data, self._producer.ctypes.data
-        self.data: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
-        self.size = len(self.data)
+        self.size, self._find, self._data = size, data, np.empty(0, np.uint8)
         if self.size & (self.size - 1) or not self.size:
             raise StinglessError(f"a ring has a power of 2 of bytes, not {self.size}")
-        self.words: NDArray[np.uint32] = self.data.view(np.uint32)
-        self._maps: tuple[mmap.mmap, ...] = ()
+        self._maps: list[mmap.mmap] = []
 
     @classmethod
     def of_map(cls, fd: int, size: int, atomics: Atomics | None = None) -> Pages:
-        """The pages of a loaded BPF_MAP_TYPE_RINGBUF; raises OSError."""
-        page = mmap.PAGESIZE
+        """The pages of a loaded BPF_MAP_TYPE_RINGBUF, which must outlive these; raises OSError."""
+        page, pages = mmap.PAGESIZE, cls.__new__(cls)
+
+        def data() -> mmap.mmap:
+            pages._maps.append(mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=2 * page))
+            return pages._maps[-1]
+
         consumer = mmap.mmap(fd, page, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        rest = mmap.mmap(fd, page + size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=page)
-        view = memoryview(rest)
-        pages = cls(consumer, view[:page], view[page:], atomics)
-        pages._maps = (consumer, rest)
+        producer = mmap.mmap(fd, page, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=page)
+        pages._prepare(consumer, producer, size, data, atomics)
+        pages._maps += consumer, producer
         return pages
 
     @property
+    def data(self) -> NDArray[np.uint8]:
+        """Mapped when it is first asked for, that is, when a record is there: many a ring never has one."""
+        if not len(self._data):
+            self._data = np.frombuffer(self._find(), np.uint8)
+        return self._data
+
+    @property
+    def words(self) -> NDArray[np.uint32]:
+        return self.data.view(np.uint32)
+
+    @property
     def mapped_bytes(self) -> int:
-        """Resident bytes of this process that are the ring's: the kernel maps all pages at once."""
+        """Resident bytes of this process that are the ring's: the kernel maps all pages of its data at once."""
         return sum(len(m) for m in self._maps)
 
     def produced(self) -> int:
@@ -126,12 +144,9 @@ class Pages:
 
     def close(self) -> None:
         """Unmaps. Nothing of the pages may be read after."""
-        empty = np.empty(0, np.uint8)
-        self._consumer = self._producer = self.data = empty
-        self.words = empty.view(np.uint32)
-        for m in self._maps:
-            m.close()
-        self._maps = ()
+        self._consumer = self._producer = self._data = np.empty(0, np.uint8)
+        while self._maps:
+            self._maps.pop().close()
 
 
 class Ring:
