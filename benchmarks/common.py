@@ -184,7 +184,7 @@ class Sink:
         return totals
 
     def unanswered(self) -> int:
-        """Requests counted that got no response: nginx drops pipelined ones uncounted when their connection breaks."""
+        """Requests counted that got no response: pipelined ones, when their connection breaks."""
         return int(
             sum(
                 value
