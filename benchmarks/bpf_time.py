@@ -8,6 +8,8 @@ empty program of the same kind, at the same place, in the same calls.
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +35,17 @@ def shown() -> dict[int, dict[str, Any]]:
     return {program["id"]: program for program in json.loads(said)}
 
 
+def programs_of(pid: int) -> dict[int, str]:
+    """Names by id of the programs that a process holds."""
+    said = "".join(path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    ids = {int(found) for found in re.findall(r"^prog_id:\s+(\d+)$", said, re.MULTILINE)}
+    return {i: program["name"] for i, program in shown().items() if i in ids}
+
+
 @contextmanager
 def empty(programs: Sequence[str], folder: Path) -> Iterator[dict[int, str]]:
     """Empty programs where these of the agent's are attached, meanwhile. Their ids, and whose place each has."""
-    lib, before = library(), set(shown())
+    lib = library()
     ours = BpfObject(lib, object_path())
     sections = ours.sections()
     ours.close()
@@ -52,7 +61,7 @@ def empty(programs: Sequence[str], folder: Path) -> Iterator[dict[int, str]]:
         if refused:
             raise SystemExit(f"an empty program was refused: {refused}")
         links = [opened.attach(f"empty{number}") for number in range(len(programs))]
-        found = {p["name"]: i for i, p in shown().items() if i not in before}
+        found = {name: i for i, name in programs_of(os.getpid()).items()}
         yield {found[f"empty{number}"]: program for number, program in enumerate(programs)}
     finally:
         for link in links:

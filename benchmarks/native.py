@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bpf_time import empty, shown, timed
+from bpf_time import empty, programs_of, timed
 from common import Nginx, Sink, cpu_ns, memory_mb, table, wrk
 from running import Agent
 
@@ -74,9 +74,8 @@ def _load(nginx: Nginx, seconds: float, agent: Agent | None) -> dict[str, Any]:
 
 def watched_programs(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """What the programs take of a request, nginx's and those of wrk, which nobody watches."""
-    before = set(shown())
-    with Sink(folder / "programs") as sink, start_agent(nginx, sink, options.flags):
-        ours = {i: p["name"] for i, p in shown().items() if i not in before}
+    with Sink(folder / "programs") as sink, start_agent(nginx, sink, options.flags) as agent:
+        ours = programs_of(agent.pid)
 
         def load() -> float:
             return wrk(nginx.url("/fixed"), options.seconds, CONNECTIONS, LAST_CPU).requests
@@ -102,9 +101,8 @@ def unwatched(nginx: Nginx, folder: Path, options: argparse.Namespace) -> dict[s
     ran: dict[str, dict[str, float]] = {}
     for number in range(options.rounds):
         by_clock["without"].append(min(socket_calls() for _ in range(3)))
-        before = set(shown())
-        with Sink(folder / f"un{number}") as sink, start_agent(nginx, sink, options.flags):
-            ours = {i: p["name"] for i, p in shown().items() if i not in before}
+        with Sink(folder / f"un{number}") as sink, start_agent(nginx, sink, options.flags) as agent:
+            ours = programs_of(agent.pid)
             by_clock["with"].append(min(socket_calls() for _ in range(3)))
             often = [ours[i] for i, (_, runs) in timed(_calls, list(ours)).items() if runs > 0.1]
             with empty(often, folder) as places:

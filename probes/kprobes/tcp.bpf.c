@@ -33,7 +33,7 @@ int BPF_PROG(tp_send_begins, struct sock *sk, struct msghdr *msg)
 	struct conn *c;
 	u64 left;
 
-	if (!svc)
+	if (__builtin_expect(!svc, true)) /* or the way out lies behind all that follows */
 		return 0;
 	left = msg->msg_iter.count;
 	if (is_served((u64)sk, left)) {
@@ -128,7 +128,7 @@ int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
 	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
 	svc = watched();
-	if (!svc)
+	if (__builtin_expect(!svc, true)) /* or the way out lies behind all that follows */
 		return 0;
 	changed = *(volatile u64 *)&conns_changed;
 	c = get_conn((u64)sk);
