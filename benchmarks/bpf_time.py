@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ def shown() -> dict[int, dict[str, Any]]:
 
 def programs_of(pid: int) -> dict[int, str]:
     """Names by id of the programs that a process holds."""
-    said = "".join(path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
-    ids = {int(found) for found in re.findall(r"^prog_id:\s+(\d+)$", said, re.MULTILINE)}
+    ids = set()
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            ids |= {int(found) for found in re.findall(r"^prog_id:\s+(\d+)$", path.read_text(), re.MULTILINE)}
     return {i: program["name"] for i, program in shown().items() if i in ids}
 
 
