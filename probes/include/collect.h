@@ -8,16 +8,20 @@
 
 static __always_inline bool resume_head(struct scratch *s, struct conn *c, struct half *h)
 {
-	struct message_key key = { .sk = c->sk, .half = s->op.response };
-	struct partial *p = h->carried ? bpf_map_lookup_elem(&carry, &key) : NULL;
+	struct message_key key;
+	struct partial *p;
 
 	s->have = s->line = s->scan = 0;
-	if (!p) {
+	if (!h->carried) {
 		__builtin_memset(&s->head, 0, sizeof(s->head));
 		s->head.is_response = s->op.response;
 		s->head.seq = s->op.seq + s->off;
-		return !h->carried;
+		return true;
 	}
+	key = (struct message_key){ .sk = c->sk, .half = s->op.response };
+	p = bpf_map_lookup_elem(&carry, &key);
+	if (!p)
+		return false;
 	__builtin_memcpy(&s->head, &p->head, sizeof(s->head));
 	s->have = p->have & (CARRY_MAX - 1);
 	s->scan = s->have;

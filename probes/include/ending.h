@@ -9,12 +9,6 @@
 
 #include "socket.h"
 
-static __always_inline void delete_conn(u64 sk)
-{
-	bpf_map_delete_elem(&conns, &sk);
-	conn_changed();
-}
-
 static __always_inline void end_connection(struct conn *c, u32 outcome)
 {
 	if (c->kind == KIND_HTTP2)

@@ -86,13 +86,14 @@ __noinline u32 token_length(struct scratch *s, u32 at)
 __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 {
 	u32 m, target, n;
-	u64 w;
+	u64 w, token;
 
 	if (!s || at > WINDOW || end > WIN_MAX || end < at + 3)
 		return -1;
 	w = word_at(win_at(s, at));
 	m = first_byte(bytes_equal(w, ' ') | 1ULL << 63);
-	s->head.method = (u8)(w >> (m * 8)) == ' ' ? known_method(w & ((1ULL << (m * 8)) - 1)) : 0;
+	token = w & ((1ULL << (m * 8)) - 1);
+	s->head.method = (u8)(w >> (m * 8)) == ' ' ? known_method(token) : 0;
 	if (!s->head.method) {
 		m = token_length(s, at);
 		if (m == 0 || m > METHOD_MAX || *win_at(s, at + m) != ' ')
@@ -115,8 +116,8 @@ __noinline int request_line(struct scratch *s, u32 at, u32 end, u32 cut)
 		s->head.cut = 1;
 	}
 	s->head.cut |= cut;
-	s->head.is_head = m == 4 && (w & 0xffffffff) == WORD('H', 'E', 'A', 'D', 0, 0, 0, 0);
-	s->head.is_connect = m == 7 && (w & ~(0xffULL << 56)) == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0);
+	s->head.is_head = token == WORD('H', 'E', 'A', 'D', 0, 0, 0, 0);
+	s->head.is_connect = m == 7 && token == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', 0);
 	s->head.method_len = s->head.text_len = m;
 	if (m <= 8) {
 		*(u64 *)s->text = w;

@@ -44,8 +44,17 @@ struct {
 
 u64 forgotten = 0; /* numbers given out with NOT_KNOWN */
 
-/* Keyed by socket pointer. Inserted at the first bytes seen on a TCP socket of a watched process; deleted when the
- * socket reaches TCP_CLOSE, which every socket does before its memory is used again. */
+/* Connections, each at a place that its key says: found without a hash's cost. Taken by the first bytes seen on a TCP
+ * socket of a watched process if the place is free (sk is 0), and free again when the socket reaches TCP_CLOSE, which
+ * every socket does before its memory is used again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_CONNS);
+	__type(key, u32);
+	__type(value, struct conn);
+} near_conns SEC(".maps");
+
+/* Those whose place is another's, keyed by struct conn's sk; inserted and deleted at the same times. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
@@ -53,6 +62,8 @@ struct {
 	__type(key, u64);
 	__type(value, struct conn);
 } conns SEC(".maps");
+
+u64 far_conns = 0; /* entries of `conns`, or one more for each that is just being inserted or deleted */
 
 /* Requests that wait behind another on their connection (pipelining). Inserted when a request begins while conn.slot is
  * taken; deleted when its response ends or its connection does. */

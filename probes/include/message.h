@@ -196,7 +196,7 @@ static __always_inline void name_route(struct scratch *s, struct conn *c, struct
 
 static __always_inline void on_response(struct scratch *s, struct conn *c, struct half *h)
 {
-	struct message_key key = { .sk = c->sk, .number = c->answered };
+	struct message_key key;
 	u32 status = s->head.status;
 	struct held *r;
 
@@ -210,7 +210,11 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	}
 	if (status == 101 && s->head.h2c && upgrade_http2(s, c))
 		return;
-	r = c->slot_of == c->answered + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+	r = &c->slot;
+	if (c->slot_of != c->answered + 1) {
+		key = (struct message_key){ .sk = c->sk, .number = c->answered };
+		r = bpf_map_lookup_elem(&pending, &key);
+	}
 	if (c->go_http && r)
 		name_route(s, c, r);
 	c->status = status;

@@ -88,13 +88,18 @@ __noinline u32 look_up_process(u32 tgid)
 	return svc;
 }
 
-/* The current process's service, or 0 if it is not watched. */
-static __always_inline u32 watched(void)
+/* The process's service, or 0 if it is not watched. */
+static __always_inline u32 service_of(u32 tgid)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	u64 *slot = known_slot(tgid), word = slot ? *(volatile u64 *)slot : 0;
 
 	return word >> 32 == tgid ? (u32)word : look_up_process(tgid);
+}
+
+/* Of the current process. */
+static __always_inline u32 watched(void)
+{
+	return service_of(bpf_get_current_pid_tgid() >> 32);
 }
 
 #endif

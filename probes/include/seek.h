@@ -80,17 +80,9 @@ static __always_inline bool like_response(struct scratch *s, u32 n)
 
 static __always_inline struct conn *new_conn(struct scratch *s)
 {
-	struct conn *c, *zero;
-	u64 sk = s->op.sk;
-	u32 first = 0;
+	struct conn *c = make_conn(s->op.sk);
 
-	zero = bpf_map_lookup_elem(&empty_conn, &first);
-	if (!zero)
-		return NULL;
-	bpf_map_update_elem(&conns, &sk, zero, BPF_NOEXIST);
-	c = get_conn(sk);
 	if (c) {
-		c->sk = sk;
 		c->tgid = s->op.tgid;
 		c->svc = s->op.svc;
 	}
@@ -199,9 +191,12 @@ __noinline int seek(struct scratch *s)
  */
 static __always_inline void doubt(struct scratch *s, struct conn *c)
 {
-	bool response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+	bool response;
 
-	if (c->kind != KIND_HTTP || !response || !c->half[HALF_REQUEST].carried || c->begun != c->answered)
+	if (!c->half[HALF_REQUEST].carried) /* as nearly always */
+		return;
+	response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
+	if (!response || c->kind != KIND_HTTP || c->begun != c->answered)
 		return;
 	drop_carries(c);
 	conn_changed();

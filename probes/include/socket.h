@@ -14,6 +14,14 @@
 
 #define SLOW_SEND 16384 /* bytes that a socket's buffer may not take at once */
 
+static __always_inline void note_reader(struct conn *c, u32 tgid, u32 svc)
+{
+	if (c) {
+		c->tgid = tgid;
+		c->svc = svc;
+	}
+}
+
 /* The current process's service, 0 if it is not watched, for a read on `c`. Mostly the process that read here last.
  * A client is asked about each time, as for its writes: else it would be seen to get answers to nothing. */
 static __always_inline u32 reader(struct conn *c)
@@ -22,18 +30,14 @@ static __always_inline u32 reader(struct conn *c)
 
 	if (c && c->tgid == tgid && c->direction == DIRECTION_SERVER)
 		return c->svc;
-	svc = watched();
-	if (c) {
-		c->tgid = tgid;
-		c->svc = svc;
-	}
+	svc = service_of(tgid);
+	note_reader(c, tgid, svc);
 	return svc;
 }
 
-static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
+/* `id`: of the thread, as bpf_get_current_pid_tgid() gives it. */
+static __always_inline void describe_op_of(struct scratch *s, u64 id, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
 {
-	u64 id = bpf_get_current_pid_tgid();
-
 	s->op.sk = sk;
 	s->op.svc = svc;
 	s->op.way = way;
@@ -42,6 +46,11 @@ static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 w
 	s->op.now = bpf_ktime_get_ns();
 	s->op.tgid = id >> 32;
 	s->op.tid = id;
+}
+
+static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
+{
+	describe_op_of(s, bpf_get_current_pid_tgid(), sk, svc, way, seq, len);
 }
 
 /* Must a write be looked at before it happens? A server's need not; but one that may block says when it begins. */
@@ -142,16 +151,11 @@ static __always_inline void on_send_exit(struct scratch *s, struct conn *c, u64 
 	on_send_exit_at(s, c, sk, sent_seq(sk) - after - sent, sent);
 }
 
-/* `seq`: of the first byte. */
-static __always_inline void on_receive_at(struct scratch *s, struct conn *c, u64 sk, u32 svc, u32 seq, u64 received)
-{
-	describe_op(s, sk, svc, RECEIVED, seq, received);
-	process(s, c);
-}
 
 static __always_inline void on_receive(struct scratch *s, struct conn *c, u64 sk, u32 svc, u64 received)
 {
-	on_receive_at(s, c, sk, svc, received_seq(sk) - received, received);
+	describe_op(s, sk, svc, RECEIVED, received_seq(sk) - received, received);
+	process(s, c);
 }
 
 /* read() returned 0: the response that lasts until the connection closes is whole. */

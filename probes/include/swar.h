@@ -11,7 +11,10 @@
 #define MIX 0x9E3779B97F4A7C15ULL
 #define ONES 0x0101010101010101ULL
 #define HIGH 0x8080808080808080ULL
+#define PLACES 0x0020406080a0c0e0ULL /* shifted left by n bytes, the highest three bits are n */
 #define LOWER 0x2020202020202020ULL
+#define LETTERS_BEFORE_DASH 0x0020202020202020ULL  /* as LOWER, but the last byte is taken as it is */
+#define LETTERS_BEFORE_COLON 0x0000202020202020ULL /* or the last two */
 
 /* Eight characters as the word they make in memory (both architectures are little-endian). */
 #define WORD(a, b, c, d, e, f, g, h)                                                                                   \
@@ -52,6 +55,14 @@ static __always_inline u64 bytes_between(u64 w, u8 low, u8 high)
 	return (x + ONES * (0x80 - low)) & ~(x + ONES * (0x7f - high)) & ~w & HIGH;
 }
 
+/* The number that eight digits in memory are; a byte of 0 is as '0'. */
+static __always_inline u64 decimal(u64 w)
+{
+	w = (w & ONES * 0x0f) * (10 << 8 | 1) >> 8;
+	w = (w & 0x00ff00ff00ff00ffULL) * (100 << 16 | 1) >> 16;
+	return (w & 0x0000ffff0000ffffULL) * (10000ULL << 32 | 1) >> 32;
+}
+
 /* One more word into a hash. */
 static __always_inline u64 mix(u64 h, u64 w)
 {
@@ -62,7 +73,7 @@ static __always_inline u64 mix(u64 h, u64 w)
 /* Place of the first byte in a mask that is not 0. */
 static __always_inline u32 first_byte(u64 mask)
 {
-	return ((((mask & -mask) >> 7) - 1) & ONES) * ONES >> 56;
+	return ((mask & -mask) >> 7) * PLACES >> 61;
 }
 
 #endif

@@ -13,17 +13,69 @@
 
 #define TELL_AGAIN 1000000000ULL /* ns; doubles each time */
 
-static __always_inline struct conn *get_conn(u64 sk)
-{
-	return bpf_map_lookup_elem(&conns, &sk);
-}
-
 /* For insertion: enough for any value, and nothing on the stack. */
 static __always_inline struct conn *zeros(void)
 {
 	u32 first = 0;
 
 	return bpf_map_lookup_elem(&empty_conn, &first);
+}
+
+/* Where the connection is, unless it came to be when another one was there. */
+static __always_inline struct conn *near_place(u64 key)
+{
+	u32 place;
+
+	asm volatile("%0 = %1" : "=w"(place) : "w"((u32)key)); /* so a pointer becomes a number to the verifier */
+	place = place * (u32)(MIX >> 32) / (u32)((1ULL << 32) / NEAR_CONNS); /* the highest bits */
+	return bpf_map_lookup_elem(&near_conns, &place);
+}
+
+static __always_inline struct conn *get_conn(u64 key)
+{
+	struct conn *c = near_place(key);
+
+	if (c && c->sk == key)
+		return c;
+	return far_conns ? bpf_map_lookup_elem(&conns, &key) : NULL;
+}
+
+static __always_inline struct conn *take_place_near(u64 key)
+{
+	struct conn *c = near_place(key);
+
+	if (!c || __sync_val_compare_and_swap(&c->sk, 0, BEING_MADE))
+		return NULL;
+	__builtin_memset((u8 *)c + sizeof(c->sk), 0, sizeof(*c) - sizeof(c->sk));
+	__sync_lock_test_and_set(&c->sk, key);
+	return c;
+}
+
+/* Of a key that has none: all zeros but its key. NULL: the map is full. */
+static __always_inline struct conn *make_conn(u64 key)
+{
+	struct conn *c = take_place_near(key), *zero = c ? NULL : zeros();
+
+	if (!zero)
+		return c;
+	__sync_fetch_and_add(&far_conns, 1);
+	if (bpf_map_update_elem(&conns, &key, zero, BPF_NOEXIST))
+		__sync_fetch_and_add(&far_conns, -1);
+	c = bpf_map_lookup_elem(&conns, &key);
+	if (c)
+		c->sk = key;
+	return c;
+}
+
+static __always_inline void delete_conn(u64 key)
+{
+	struct conn *c = near_place(key);
+
+	if (c && c->sk == key)
+		__sync_lock_test_and_set(&c->sk, 0);
+	if (far_conns && !bpf_map_delete_elem(&conns, &key))
+		__sync_fetch_and_add(&far_conns, -1);
+	__sync_fetch_and_add(&conns_changed, 1);
 }
 
 static __always_inline void tls_key(struct tls_key *key, u64 ssl)

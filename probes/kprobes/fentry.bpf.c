@@ -3,26 +3,31 @@
 #include "socket.h"
 #include <bpf/bpf_tracing.h>
 
-SEC("fentry/tcp_sendmsg")
-int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
+/* Its own function, so that the usual send, a server's, saves no registers. */
+static __noinline int begin_send(u64 sk, u64 iter, u64 size)
 {
+	u32 svc = watched();
 	struct scratch *s;
 	struct conn *c;
-	u32 svc;
 
-	if (is_served((u64)sk, size))
-		return 0;
-	c = get_conn((u64)sk);
-	if (!sends_matter(c, size))
-		return 0;
-	svc = watched();
 	if (!svc)
+		return 0;
+	c = get_conn(sk);
+	if (!sends_matter(c, size))
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
 		return 0;
-	buf_of_iter(&s->op.buf, (u64)&msg->msg_iter);
-	on_send_enter(s, c, (u64)sk, svc, size, 0);
+	buf_of_iter(&s->op.buf, iter);
+	on_send_enter(s, c, sk, svc, size, 0);
+	return 0;
+}
+
+SEC("fentry/tcp_sendmsg")
+int BPF_PROG(fentry_send, struct sock *sk, struct msghdr *msg, size_t size)
+{
+	if (!is_served((u64)sk, size))
+		begin_send((u64)sk, (u64)&msg->msg_iter, size);
 	return 0;
 }
 
@@ -51,21 +56,22 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 
 static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
 {
-	u64 changed = conns_changed;
-	struct conn *c = get_conn(sk);
+	u64 id = bpf_get_current_pid_tgid(), changed = conns_changed;
+	u32 svc = service_of(id >> 32), seq;
 	struct scratch *s;
-	u32 svc, seq;
+	struct conn *c;
 
-	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
+	if (!svc || received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
+	c = get_conn(sk);
 	if (!received) {
 		on_end_of_stream(c);
 		return 0;
 	}
-	note_served(c, sk, changed);
-	svc = reader(c);
-	if (!svc)
+	if (c && c->kind == KIND_OTHER)
 		return 0;
+	note_reader(c, id >> 32, svc);
+	note_served(c, sk, changed);
 	seq = received_seq(sk) - received;
 	if (is_body(c, RECEIVED, seq, received))
 		return 0;
@@ -75,7 +81,8 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	on_receive_at(s, c, sk, svc, seq, received);
+	describe_op_of(s, id, sk, svc, RECEIVED, seq, received);
+	process(s, c);
 	return 0;
 }
 
@@ -83,10 +90,12 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 SEC("fexit/tcp_recvmsg")
 int fexit_recv(u64 *ctx)
 {
-	u64 flags = 0, received = 0;
+	u64 flags = ctx[3], received = ctx[5];
 
-	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) > 5 ? 4 : 3, &flags);
-	bpf_get_func_ret(ctx, &received);
+	if (bpf_get_func_arg_cnt(ctx) > 5) {
+		flags = ctx[4];
+		bpf_get_func_ret(ctx, &received);
+	}
 	return receive(ctx[0], (struct msghdr *)ctx[1], flags, (int)received);
 }
 

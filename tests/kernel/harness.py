@@ -197,6 +197,17 @@ class Wire:
             start, n = key, n + 1
         return n
 
+    def connections(self) -> tuple[int, int]:
+        """How many are at a place of their own, and how many are in the hash behind those."""
+        lib, at = self.program._lib, self.program._object.map("near_conns")
+        value = ctypes.create_string_buffer(lib.c.bpf_map__value_size(at))
+        near = 0
+        for place in range(lib.c.bpf_map__max_entries(at)):
+            key = ctypes.c_uint32(place)
+            assert lib.c.bpf_map_lookup_elem(lib.c.bpf_map__fd(at), ctypes.byref(key), value) == 0
+            near += value.raw[:8] != bytes(8)
+        return near, self.entries("conns")
+
     def check(
         self,
         server: Sequence[Row],

@@ -82,6 +82,22 @@ def test_a_server_that_calls_another_while_it_answers(wire: Wire) -> None:
     wire.check([Row("GET", "/inner", 500, 0, 2), Row("GET", "/outer", 502)])
 
 
+def test_so_many_that_some_meet_at_one_place(wire: Wire) -> None:
+    """Of 4096 places: with 600 ends at once, about 40 come to one that is taken."""
+    before = wire.connections()
+    talks = [wire.talk(name=str(i)).client(head(target=f"/{i}")).server(OK) for i in range(300)]
+    wire.run(*talks)
+    near, far = wire.connections()
+    assert far > before[1]
+    assert near + far >= 600
+    wire.check([Row("GET", f"/{i}", 200, 0, 2) for i in range(300)])
+    for talk in talks:
+        talk.ops = talk.client(GET).server(OK).close().ops[6:]
+    wire.run(*talks)
+    wire.check([ROW] * 300)
+    assert wire.connections() <= before
+
+
 def test_connections_side_by_side(wire: Wire) -> None:
     """Steps of ten conversations, in turns."""
     talks = [

@@ -108,9 +108,9 @@ def test_body_until_the_end(wire: Wire, way: Way) -> None:
 
 def test_nothing_stays_behind(wire: Wire, way: Way) -> None:
     """Of a connection that is over, and of the library's objects for it."""
-    before = wire.entries("conns"), wire.entries("tls_links")
+    before = wire.connections(), wire.entries("tls_links")
     for _ in range(5):
         wire.run(secure(wire, way).client(head()).server(answer()).close())
     check(wire, [Row("GET", "/", 200)] * 5)
     wire.peer.run([["collect"]])
-    assert (wire.entries("conns"), wire.entries("tls_links")) <= before
+    assert (wire.connections(), wire.entries("tls_links")) <= before
