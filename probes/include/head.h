@@ -169,8 +169,10 @@ __noinline int skip_lines(struct scratch *s)
 /* A status line is known by its first bytes; the rest of it is as a line of no interest. */
 static __always_inline void status_early(struct scratch *s)
 {
-	if (s->head.is_response && !s->head.started && s->have >= s->line + STATUS_LEN && !status_line(s, s->line))
-		s->head.started = 1;
+	if (!s->head.is_response || s->head.started || s->have < s->line + STATUS_LEN || status_line(s, s->line))
+		return;
+	s->head.started = 1;
+	s->scan = s->line + STATUS_LEN;
 }
 
 /* The usual end of a head, whole in win: CR LF where a line would begin. */

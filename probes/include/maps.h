@@ -44,27 +44,6 @@ struct {
 
 u64 forgotten = 0; /* numbers given out with NOT_KNOWN */
 
-/* Connections, each at a place that its key says: found without a hash's cost. Taken by the first bytes seen on a TCP
- * socket of a watched process if the place is free (sk is 0), and free again when the socket reaches TCP_CLOSE, which
- * every socket does before its memory is used again. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, NEAR_CONNS);
-	__type(key, u32);
-	__type(value, struct conn);
-} near_conns SEC(".maps");
-
-/* Those whose place is another's, keyed by struct conn's sk; inserted and deleted at the same times. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, u64);
-	__type(value, struct conn);
-} conns SEC(".maps");
-
-u64 far_conns = 0; /* entries of `conns`, or one more for each that is just being inserted or deleted */
-
 /* Requests that wait behind another on their connection (pipelining). Inserted when a request begins while conn.slot is
  * taken; deleted when its response ends or its connection does. */
 struct {
@@ -113,23 +92,6 @@ struct {
 	__type(key, struct red_key);
 	__type(value, struct red);
 } red_shared SEC(".maps");
-
-/* Changes whenever a connection ends or stops to be HTTP: what was noted of one before does not hold any more. */
-u64 conns_changed = 0;
-
-struct served {
-	u64 sk;
-	u64 changed; /* conns_changed at that moment */
-};
-
-/* The server's connection that was read from last on this CPU. Its writes need no look before they happen: so much is
- * found out without a lookup in `conns`. Written by reads; nothing is deleted, as `changed` tells what is out of date. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct served);
-} served SEC(".maps");
 
 /* Zeros, to insert: too large for the stack. Nobody writes it. */
 struct {

@@ -3,6 +3,7 @@
 #ifndef STINGLESS_MESSAGE_H
 #define STINGLESS_MESSAGE_H
 
+#include "conns.h"
 #include "frames.h"
 #include "go_route.h"
 
@@ -41,11 +42,6 @@ static __always_inline void drop_carries(struct conn *c)
 		drop_carry(c, 0);
 	if (c->half[1].carried)
 		drop_carry(c, 1);
-}
-
-static __always_inline void conn_changed(void)
-{
-	__sync_fetch_and_add(&conns_changed, 1);
 }
 
 struct ending {

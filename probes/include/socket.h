@@ -119,14 +119,14 @@ __noinline int pass_body(struct conn *c, u32 response, u32 seq, u64 len)
 	return 1;
 }
 
+static __always_inline bool is_body_of(struct conn *c, u32 response, u32 seq, u64 len)
+{
+	return c->kind == KIND_HTTP && c->half[response].phase == PHASE_BODY && pass_body(c, response, seq, len);
+}
+
 static __always_inline bool is_body(struct conn *c, u8 way, u32 seq, u64 len)
 {
-	u32 response;
-
-	if (!c || c->kind != KIND_HTTP)
-		return false;
-	response = (c->direction == DIRECTION_SERVER) != (way == RECEIVED);
-	return c->half[response].phase == PHASE_BODY && pass_body(c, response, seq, len);
+	return c && is_body_of(c, (c->direction == DIRECTION_SERVER) != (way == RECEIVED), seq, len);
 }
 
 /* s->op.buf is set; `before` bytes of the same call went ahead. */

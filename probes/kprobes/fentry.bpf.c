@@ -44,7 +44,7 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 	if (!returns_matter(c))
 		return 0;
 	seq = sent_seq((u64)sk) - sent;
-	if (is_body(c, SENT, seq, sent))
+	if (is_body_of(c, HALF_RESPONSE, seq, sent))
 		return 0;
 	s = get_scratch(SLOT_SEND_EXIT);
 	if (!s)
