@@ -4,7 +4,8 @@
 In: this machine's memory and possible CPUs, the settings. Out: `MapSizes` and one `abi.SETTINGS` record. The rule:
 sizes follow from the machine unless a setting gives them, and the kernel's share of memory stays a small, known part.
 
-The maps take memory as entries come (BPF_F_NO_PREALLOC), so a size is a ceiling. The rings take theirs at once and
+The maps take memory as entries come (BPF_F_NO_PREALLOC), so a size is a ceiling; `near_conns`, of a fixed size, and the
+arrays take theirs at once. The rings take theirs at once and
 count as the agent's own memory, being mapped.
 """
 
