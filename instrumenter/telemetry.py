@@ -47,6 +47,7 @@ LOSS_NAMES: Final[Mapping[int, str]] = {
     13: "tls_unlinked",
     14: "tls_ambiguous",
     15: "frames_full",
+    16: "tls_preempted",
 }  # fmt: skip
 
 _KERNEL: Final[Mapping[str, str]] = {
@@ -65,6 +66,7 @@ _KERNEL: Final[Mapping[str, str]] = {
     "unanswered_response": "A response was seen without its request: the agent attached in the middle of the exchange.",
     "tls_unlinked": "Plaintext of a TLS connection was seen, but not on which socket it goes; once per connection.",
     "tls_ambiguous": "Signs of two TLS objects for one socket were seen, so neither was believed.",
+    "tls_preempted": "Plaintext passed in a call of a TLS library while the probes' work space of its CPU was in use.",
 }
 
 _SPANS_DROPPED: Final[Mapping[str, str]] = {

@@ -92,7 +92,8 @@ class Loss(IntEnum):
     TLS_UNLINKED = 13
     TLS_AMBIGUOUS = 14
     FRAMES_FULL = 15
-    MAX = 16
+    TLS_PREEMPTED = 16
+    MAX = 17
 
 
 class TlsCall(IntEnum):

@@ -84,7 +84,8 @@ enum loss {
 	LOSS_TLS_UNLINKED = 13,  /* plaintext of a TLS connection was seen, but not on which socket */
 	LOSS_TLS_AMBIGUOUS = 14, /* signs of two TLS objects for one socket: neither was believed */
 	LOSS_FRAMES_FULL = 15,     /* frames of an HTTP/2 connection found no room in the ring */
-	LOSS_MAX = 16,
+	LOSS_TLS_PREEMPTED = 16,   /* plaintext of a TLS connection passed while all work space of its CPU was in use */
+	LOSS_MAX = 17,
 };
 
 /* exchange.flags */

@@ -73,14 +73,14 @@ __noinline int find_go_socket(struct scratch *s, u64 at)
 	return 0;
 }
 
-/* Ties the object to its socket if it is not tied yet. */
+/* Ties the object to its socket if it is not tied yet; for that work space is needed. */
 static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
 {
 	struct tls_link *link = get_link(ssl);
 	struct conn *c;
 	u64 sk;
 
-	if (link)
+	if (link || !s)
 		return link;
 	find_go_socket(s, ssl);
 	sk = s->op.sk;
@@ -107,10 +107,11 @@ static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, st
 		own = get_conn(link->sk);
 		c->go_http = own ? own->go_http : 0;
 	}
-	if (matters && !is_body(c, SENT, link->sent, t->len))
+	matters = matters && !is_body(c, SENT, link->sent, t->len);
+	if (matters && !s)
+		matters = pass_plaintext(svc);
+	else if (matters)
 		describe_plaintext(s, link, t, svc, SENT, t->len);
-	else
-		matters = false;
 	link->sent += t->len;
 	return matters;
 }
@@ -130,6 +131,8 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 		return false;
 	t.buf = arguments[1];
 	link = go_link(s, arguments[0]);
+	if (!link && !s)
+		return pass_plaintext(svc);
 	if (!link) {
 		lose_plaintext(arguments[0], svc);
 		return false;
@@ -159,12 +162,13 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release
 static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 svc)
 {
 	struct scratch *s = take_scratch();
+	bool serve = call >= TLS_GO_SERVE, some = !serve && take_go_call(s, ctx, call, svc);
 
 	if (!s)
 		return;
-	if (call >= TLS_GO_SERVE)
+	if (serve)
 		on_go_serve(s, GO_FIRST(ctx), call == TLS_GO_SERVE_1_22 ? GO_1_22 : 0, svc);
-	else if (take_go_call(s, ctx, call, svc))
+	else if (some)
 		process(s, get_conn(s->op.sk));
 	s->busy = 0;
 }

@@ -17,7 +17,7 @@ static __always_inline bool writes(u32 kind)
 	return kind >= TLS_WRITE && kind <= TLS_SENDFILE;
 }
 
-/* Work space that no program which this one preempted is using. */
+/* Work space that no program which this one preempted is using; NULL: they have it all. */
 static __always_inline struct scratch *take_scratch(void)
 {
 	struct scratch *s;
@@ -65,7 +65,7 @@ static __always_inline struct tls_link *note_call(struct tls_thread *t, struct p
 	return link;
 }
 
-/* Whether the op in *s is to be processed. */
+/* Whether the op in *s is to be processed. What finds no work space here is taken at the return instead. */
 static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
 {
 	u32 kind = call & TLS_KIND;
@@ -80,6 +80,10 @@ static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u
 		return false;
 	if (kind == TLS_WRITE)
 		t->len = (u32)t->len; /* an int */
+	if (!s) {
+		t->late = 1;
+		return false;
+	}
 	describe_plaintext(s, link, t, svc, SENT, t->len);
 	return true;
 }
@@ -109,18 +113,27 @@ static __always_inline void lose_plaintext(u64 ssl, u32 svc)
 	count_loss(svc, LOSS_TLS_UNLINKED);
 }
 
+/* There is no work space: the plaintext moves the object's position all the same, so that it is a gap, nothing worse. */
+static __always_inline bool pass_plaintext(u32 svc)
+{
+	count_loss(svc, LOSS_TLS_PREEMPTED);
+	return false;
+}
+
 static __always_inline bool plaintext_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc,
 					   u64 bytes)
 {
 	struct conn *c = get_conn(link->sk | 1);
 	bool matters = returns_matter(c) || (t->late && (!c || c->kind != KIND_OTHER));
 
-	if (matters && !is_body(c, SENT, link->sent, bytes)) {
+	if (matters && is_body(c, SENT, link->sent, bytes)) {
+		matters = false;
+	} else if (matters && !s) {
+		matters = pass_plaintext(svc);
+	} else if (matters) {
 		describe_plaintext(s, link, t, returns_matter(c) ? c->svc : svc, SENT, bytes);
 		if (t->late)
 			s->op.now = t->begin_ns;
-	} else {
-		matters = false;
 	}
 	link->sent += bytes;
 	return matters;
@@ -132,10 +145,11 @@ static __always_inline bool plaintext_received(struct scratch *s, struct tls_lin
 	bool matters = !c || c->kind != KIND_OTHER;
 	u32 svc = reader(c);
 
-	if (matters && svc && !is_body(c, RECEIVED, link->received, bytes))
+	matters = matters && svc && !is_body(c, RECEIVED, link->received, bytes);
+	if (matters && !s)
+		matters = pass_plaintext(svc);
+	else if (matters)
 		describe_plaintext(s, link, t, svc, RECEIVED, bytes);
-	else
-		matters = false;
 	link->received += bytes;
 	return matters;
 }
@@ -169,11 +183,10 @@ static __always_inline bool leave_call(struct scratch *s, struct pt_regs *ctx, u
 static __always_inline void on_tls_call(struct pt_regs *ctx, u32 call, u32 svc)
 {
 	struct scratch *s = take_scratch();
-	bool some;
+	bool some = call & TLS_RETURN ? leave_call(s, ctx, svc) : enter_call(s, ctx, call, svc);
 
 	if (!s)
 		return;
-	some = call & TLS_RETURN ? leave_call(s, ctx, svc) : enter_call(s, ctx, call, svc);
 	if (some)
 		process(s, get_conn(s->op.sk));
 	s->busy = 0;
