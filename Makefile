@@ -74,12 +74,14 @@ unit: bpf
 	$(Q)$(PYTHON) -m pytest -m "not kernel and not vm"
 
 kernel-test: bpf
+	$(Q)scripts/openssl11.sh
 	$(Q)scripts/programs.sh
 	$(Q)scripts/peers.sh
 	$(Q)$(PYTHON) -m pytest -m "kernel and not matrix"
 
 vm-test: bpf
 	$(Q)scripts/kernels.sh
+	$(Q)scripts/openssl11.sh
 	$(Q)$(PYTHON) -m pytest -m vm
 
 # 45 programs against each other; then the page that says what came of it.

@@ -1,14 +1,11 @@
 #!/bin/sh
 # Fetch Debian's stock kernels for the VM tests into build/kernels/<series>/ (boot/vmlinuz-*, lib/modules/*).
-# Nothing is installed: a private apt root, so the machine's own packages and lists stay as they are.
-# The mirror is the machine's own; DEBIAN_MIRROR=URL names one where the machine has none (Ubuntu).
 set -eu
 cd "$(dirname "$0")/.."
+. scripts/debian_suite.sh
 
 SUITES=${STINGLESS_KERNEL_SUITES:-"bookworm trixie"}
 CACHE=${STINGLESS_KERNELS:-$PWD/build/kernels}
-ARCH=$(dpkg --print-architecture)
-KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 # What a guest needs beyond what is built in: its root over 9p, overlays, virtio, loopback tests, ss.
 MODULES="fs/9p fs/netfs fs/fscache fs/fuse fs/overlayfs net/9p net/unix net/ipv4 net/tls drivers/virtio
   drivers/char/virtio_console.ko drivers/block/virtio_blk.ko drivers/net/veth.ko drivers/net/virtio_net.ko
@@ -16,31 +13,11 @@ MODULES="fs/9p fs/netfs fs/fscache fs/fuse fs/overlayfs net/9p net/unix net/ipv4
 
 fail() { echo "kernels: $*" >&2; exit 1; }
 
-mirror() {
-	[ -n "${DEBIAN_MIRROR:-}" ] && { echo "$DEBIAN_MIRROR"; return; }
-	apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' |
-		awk '$1 ~ /\/debian\/?$/ && $2 !~ /security/ { print $1; exit }'
-}
-
 fetch() { # suite
 	suite=$1
 	root=$CACHE/.apt/$suite
-	mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial" "$root/deb"
-	: >"$root/status"
-	echo "deb [arch=$ARCH signed-by=$KEYRING] $MIRROR $suite main" >"$root/sources.list"
-	cat >"$root/apt.conf" <<-CONF
-		Dir::State "$root/state";
-		Dir::State::status "$root/status";
-		Dir::Cache "$root/cache";
-		Dir::Etc::sourcelist "$root/sources.list";
-		Dir::Etc::sourceparts "/dev/null";
-		Dir::Etc::preferences "/dev/null";
-		Dir::Etc::preferencesparts "/dev/null";
-		Acquire::Languages "none";
-		APT::Sandbox::User "root";
-	CONF
-	export APT_CONFIG="$root/apt.conf"
-	apt-get -qq update || fail "no package lists for $suite from the configured mirror; DEBIAN_MIRROR=URL names another"
+	mkdir -p "$root/deb"
+	debian_suite "$suite" "$root"
 	package=$(apt-cache depends "linux-image-$ARCH" 2>/dev/null | sed -n 's/^ *Depends: *\(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
 	[ -n "$package" ] || fail "$suite of the configured mirror has no kernel for $ARCH"
 	version=${package#linux-image-}
@@ -86,10 +63,6 @@ for suite in $SUITES; do
 done
 [ -z "$missing" ] && exit 0
 
-command -v apt-get >/dev/null || fail "needs apt-get (Debian or Ubuntu)"
 command -v depmod >/dev/null || [ -x /sbin/depmod ] || fail "needs depmod: apt install kmod"
-[ -r "$KEYRING" ] || fail "needs $KEYRING: apt install debian-archive-keyring"
-MIRROR=$(mirror)
-[ -n "$MIRROR" ] || fail "this machine has no Debian mirror configured; set DEBIAN_MIRROR=URL"
 for suite in $missing; do fetch "$suite"; done
 rmdir "$CACHE/.apt" 2>/dev/null || true

@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/kernels.sh
+scripts/openssl11.sh
 scripts/go_toolchains.sh
 scripts/programs.sh
 scripts/peers.sh

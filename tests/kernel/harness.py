@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,12 +37,13 @@ FENCE = "/fence"
 
 
 class Peer:
-    """The scripted process (kernel.peers), not watched until told."""
+    """The scripted process (kernel.peers), not watched until told. python: what runs it; env: beside our own."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = sys.executable, env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "kernel.peers"],
+            [python, "-S", "-m", "kernel.peers"],
             cwd=Path(__file__).parents[1],
+            env={**os.environ, **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -105,12 +107,14 @@ class Talk:
 class Wire:
     """The loaded probes, one watched peer under a fresh service number per test, and one unwatched (this process)."""
 
-    def __init__(self, program: Program, source: RingSource, peer: Peer, settings: NDArray[np.void]) -> None:
-        self.program, self.source, self.peer = program, source, peer
+    def __init__(
+        self, program: Program, source: RingSource, peer: Peer, settings: NDArray[np.void], first: int = 100
+    ) -> None:
+        self.program, self.source, self.peer, self._settings = program, source, peer, settings
         self.here = Actor()
         self.ports = {f: int(peer.run([["listen", f"listener-{f}", f]])[0]) for f in ("ipv4", "ipv6", "mapped", "dual")}
         self.ports |= {f"here-{f}": self.here.op_listen(f"listener-{f}", f) for f in ("ipv4",)}
-        self.svc = 100
+        self.svc = first  # of a test; the next one has the next number
         self.results: list[Any] = []
         self.counters = Counters()
         self._streams = Streams(settings, make_histograms(Settings()), self.counters)
@@ -119,6 +123,10 @@ class Wire:
 
     def close(self) -> None:
         self.here.op_close(*list(self.here.sockets))
+
+    def beside(self, peer: Peer) -> Wire:
+        """The same probes with another process, for tests that do not use this one meanwhile."""
+        return Wire(self.program, self.source, peer, self._settings, self.svc + 10_000)
 
     def begin(self, watch: bool = True) -> None:
         """A fresh service: what earlier tests left has another number."""

@@ -4,6 +4,7 @@
 Runs as `python -m kernel.peers` and is imported by nobody but tests that act as an unwatched end. A line is a list of
 [operation, argument ...]; the answer is a list of their results, or the error's text. Bytes travel as latin-1 text.
 The rule: no operation waits for time; both ends of a connection may live here, since the kernel buffers what is sent.
+What conversations over TLS need also runs in Python 3.9, which Debian 11 has with OpenSSL 1.1.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Actor:
         self.channel: socket.socket | None = None
 
     def run(self, ops: Sequence[Op]) -> list[Any]:
-        methods: list[Callable[..., Any]] = [getattr(self, f"op_{op[0]}") for op in ops]
-        return [method(*op[1:]) for method, op in zip(methods, ops, strict=True)]
+        known: list[tuple[Callable[..., Any], Op]] = [(getattr(self, f"op_{op[0]}"), op[1:]) for op in ops]
+        return [method(*arguments) for method, arguments in known]
 
     def add(self, name: str, sock: socket.socket) -> socket.socket:
         sock.settimeout(None)
