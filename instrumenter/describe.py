@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import Direction, Flag
 from instrumenter.columns import Bools, Cutter, Rows, distinct, key_words, only, spread
@@ -28,12 +29,13 @@ from instrumenter.model import (
 )
 from instrumenter.peers import Addresses, Hosts
 from instrumenter.routes import Routes
-from instrumenter.semantics import Key, NameOptions
+from instrumenter.semantics import HTTPS, Key, NameOptions, tls_facts
 from instrumenter.traces import Records
 from instrumenter.urls import authorities, first_known, full_urls
 
 # Plain numbers: an enum's arithmetic costs as much as NumPy's on a small batch.
-_CUT, _FOLDED = int(Flag.TARGET_CUT), int(Flag.FOLDED)
+_CUT, _FOLDED, _SERVER_NAME = int(Flag.TARGET_CUT), int(Flag.FOLDED), int(Flag.SERVER_NAME)
+_TLS_VERSION: Final = np.uint64(16)  # where in a shape's last word
 _SERVER: Final = int(Direction.SERVER)
 
 
@@ -73,7 +75,8 @@ class Describer:
             target = Heads.of(x[row : row + 1], text[row : row + 1]).parts(0)[1]
             route = None if int(words[3]) & _FOLDED else self._routes.name(key.route, target, said.route)
             cut = bool(int(words[3]) & _CUT)
-            shape = self._shapes[token] = make_shape(key, route, cut, self._options.methods)
+            tls_version = int(words[3]) >> int(_TLS_VERSION)
+            shape = self._shapes[token] = make_shape(key, route, cut, tls_version, self._options.methods)
         return shape
 
     def attributes(self, x: Records, raw: U8) -> tuple[dict[str, Text], dict[str, I64]]:
@@ -100,11 +103,12 @@ class Describer:
         self, x: Records, heads: Heads, server: Bools, texts: dict[str, Text], ints: dict[str, I64]
     ) -> None:
         """What the request's head says: the URL, the host, the method that has no name of its own, the user agent."""
+        own_port = np.where(server, x["local_port"], x["remote_port"])
+        heads = _with_ports(x, heads, own_port)
         heads, cutter, target = self._cleaner.clean(heads, Cutter(heads.text), ~server)
         hosts = self._hosts.columns(cutter.cut(heads.host_off, heads.host, clean=True, multiple=8))
         named = hosts.address.length > 0
-        usual = np.where(x["key"]["tls"] != 0, 443, 80)
-        own_port = np.where(server, x["local_port"], x["remote_port"])
+        usual = np.where(x["key"]["tls"] != 0, HTTPS, 80)
         ints["server.port"] = np.where(hosts.port >= 0, hosts.port, np.where(named, usual, own_port)).astype(np.int64)
         local = self._addresses.texts(x["local_addr"])
         own = first_known(only(local, server), texts["network.peer.address"])
@@ -129,13 +133,30 @@ class Describer:
             texts["http.request.method_original"] = Text(cutter.cut(np.zeros_like(heads.method), heads.method), length)
 
 
-def make_shape(key: Key, route: str | None, cut: bool, methods: tuple[str, ...]) -> Shape:
-    """What all spans of a metric key share. route: None if unknown; cut: the target was longer than what was kept."""
+def _with_ports(x: Records, heads: Heads, own_port: NDArray[np.uint16]) -> Heads:
+    """Where TLS's server name stands for a host, with the port, as a Host header would have it; rare."""
+    rows = np.flatnonzero(x["flags"] & _SERVER_NAME)
+    parts = []
+    for row, port in zip(rows.tolist(), own_port[rows].tolist(), strict=True):
+        method, target, host, agent = heads.parts(row)
+        parts.append((method, target, host if port == HTTPS else b"%b:%d" % (host, port), agent))
+    return heads.replaced(rows, parts) if parts else heads
+
+
+def make_shape(key: Key, route: str | None, cut: bool, tls_version: int, methods: tuple[str, ...]) -> Shape:
+    """What all spans of a metric key share. route: None if unknown; cut: the target was longer than what was kept.
+
+    tls_version: as on the wire; 0 if unknown.
+    """
     said = convention(key.protocol)
-    attributes = said.facts(key, route, methods) | {
-        "stingless.outcome": key.outcome_name,
-        "stingless.target.truncated": cut or None,
-    }
+    attributes = (
+        said.facts(key, route, methods)
+        | tls_facts(tls_version)
+        | {
+            "stingless.outcome": key.outcome_name,
+            "stingless.target.truncated": cut or None,
+        }
+    )
     return Shape(
         said.name(key, route, methods),
         KIND_SERVER if key.is_server else KIND_CLIENT,
@@ -145,10 +166,12 @@ def make_shape(key: Key, route: str | None, cut: bool, methods: tuple[str, ...])
 
 
 def _shape_words(x: Records, text: U8) -> U64:
-    """(n, 4): all that a row's shape depends on: its metric key, then flags. FOLDED stands for any unknown route."""
+    """(n, 4): all that a row's shape depends on: its metric key, then flags, FOLDED for any unknown route, and the
+    version of TLS."""
     words = np.empty((len(x), 4), np.uint64)
     words[:, :3] = key_words(x)
-    words[:, 3] = x["flags"] & (_CUT | _FOLDED)
+    words[:, 3] = x["tls_version"].astype(np.uint64) << _TLS_VERSION
+    words[:, 3] |= x["flags"] & (_CUT | _FOLDED)
     unknown = (x["key"]["route"] == 0) | (Heads.of(x, text).target == 0)
     words[:, 3] |= np.where(unknown, np.uint64(_FOLDED), np.uint64(0))
     return words

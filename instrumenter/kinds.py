@@ -34,11 +34,11 @@ def _ones(*fields: str) -> Records:
 
 def _mask(port: str) -> U64:
     """The bits of a record that its kind depends on; `port` is the one that is not made anew for each connection."""
-    ones = _ones("target_len", "method_len", "host_len", "agent_len", "host_off", "agent_off", port)
+    ones = _ones("target_len", "method_len", "host_len", "agent_len", "host_off", "agent_off", "tls_version", port)
     record = ones[0]
     for name in ("local_addr", "remote_addr"):
         record[name] = 0xFF
-    record["flags"] = Flag.TARGET_CUT | Flag.FOLDED
+    record["flags"] = Flag.TARGET_CUT | Flag.FOLDED | Flag.SERVER_NAME
     ones.view(np.uint8)[: EXCHANGE["key"].itemsize - 1] = 0xFF  # its last byte is `pad`
     words: U64 = ones.view("<u8")
     return words

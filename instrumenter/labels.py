@@ -20,7 +20,7 @@ from instrumenter.conventions import convention
 from instrumenter.heads import Heads
 from instrumenter.model import Attributes, Exemplar
 from instrumenter.routes import Routes, printable
-from instrumenter.semantics import OTHER, Key, NameOptions, split_host
+from instrumenter.semantics import HTTPS, OTHER, Key, NameOptions, split_host
 
 if TYPE_CHECKING:
     from instrumenter.records import Exchanges
@@ -133,7 +133,7 @@ class Labels:
         A folded key's route is `_OTHER`. Clients have the server they called; servers' own addresses are not part of
         their key.
         """
-        usual = 443 if key.tls else 80
+        usual = HTTPS if key.tls else 80
         attributes = convention(key.protocol).facts(key, route, self._options.methods)
         if host and not key.is_server and key.peer:
             attributes["server.address"] = host

@@ -32,6 +32,12 @@ _VERSIONS: Final = {
     int(Protocol.HTTP_2): "2",
     int(Protocol.GRPC): "2",
 }
+HTTPS: Final = 443  # the port that an https URL need not name
+# ProtocolVersion on the wire (RFC 8446, 4.1.2 and appendix B.3.1.1) -> tls.protocol.name and .version.
+_TLS_VERSIONS: Final = {
+    0x0300: ("ssl", "3"), 0x0301: ("tls", "1.0"), 0x0302: ("tls", "1.1"), 0x0303: ("tls", "1.2"),
+    0x0304: ("tls", "1.3"),
+}  # fmt: skip
 _FAILURES: Final = {
     int(Outcome.PEER_CLOSED): "peer_closed",
     int(Outcome.RESET): "connection_reset",
@@ -102,6 +108,12 @@ class Key(NamedTuple):
         if self.status >= 400:
             return None
         return self.outcome_name or (OTHER if self.status == 0 else None)
+
+
+def tls_facts(version: int) -> dict[str, str | None]:
+    """Attributes of spans by the version of TLS as it is on the wire; 0: not known."""
+    name, number = _TLS_VERSIONS.get(version, (None, None))
+    return {"tls.protocol.name": name, "tls.protocol.version": number}
 
 
 def address_text(packed: bytes) -> str:

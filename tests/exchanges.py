@@ -73,6 +73,7 @@ def exchange(
     protocol: Protocol = Protocol.HTTP_1_1,
     svc: int = 1,
     tls: int = 0,
+    tls_version: int = 0,
     route: int | None = None,
     flags: Flag = Flag.SAMPLED,
     local: tuple[str, int] = ("10.0.0.2", 8080),
@@ -89,7 +90,7 @@ def exchange(
     """One exchange. first_ns: after the start, None: no response; text_size: of the ring, None: the one it fits in."""
     x = np.zeros(1, EXCHANGE)
     r, token = x[0], method.decode("latin-1")
-    peer = zlib.crc32(host) if direction == Direction.CLIENT else 0
+    peer = zlib.crc32(host) if direction == Direction.CLIENT and not flags & Flag.SERVER_NAME else 0
     number = METHODS.index(token) + 1 if token in METHODS else 0
     route = route_hash(target) if route is None else route
     r["key"] = (route, svc, peer, status, number, protocol, direction, outcome, tls, 0)
@@ -102,6 +103,7 @@ def exchange(
     ):  # fmt: skip
         r[name] = np.frombuffer(value, np.uint8)
     r["local_port"], r["remote_port"], r["flags"], r["trace_flags"] = local[1], remote[1], flags, 1
+    r["tls_version"] = tls_version
     return Exchanges(x, _texts(r, (method, target, host, agent, state), text_size))
 
 

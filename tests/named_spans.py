@@ -118,6 +118,19 @@ CASES: dict[str, Case] = {
     "host without port, TLS": (
         {"host": b"shop.example", "tls": 1}, {}, {"server.port": 443, "url.scheme": "https"}, (),
     ),
+    "TLS 1.3": (
+        {"tls": 1, "tls_version": 0x0304}, {},
+        {"url.scheme": "https", "tls.protocol.name": "tls", "tls.protocol.version": "1.3"}, (),
+    ),
+    "SSL 3.0": (
+        {"tls": 1, "tls_version": 0x0300}, {},
+        {"url.scheme": "https", "tls.protocol.name": "ssl", "tls.protocol.version": "3"}, (),
+    ),
+    "a version of TLS that is not known": ({"tls": 1, "tls_version": 0x7F1C}, {}, {"url.scheme": "https"}, ()),
+    "server name of TLS in place of Host": (
+        {"tls": 1, "host": b"sni.example", "flags": Flag.SAMPLED | Flag.SERVER_NAME}, {},
+        {"url.scheme": "https", "server.address": "sni.example"}, (),
+    ),
     "host is IPv6": ({"host": b"[2001:db8::1]:81"}, {}, {"server.address": "2001:db8::1", "server.port": 81}, ()),
     "host of nothing but a port": ({"host": b":81"}, {}, {"server.address": "10.0.0.2", "server.port": 81}, ()),
     "host with a bad port": ({"host": b"h:99999"}, {}, {"server.address": "h", "server.port": 80}, ()),
@@ -200,6 +213,16 @@ CLIENT_CASES: dict[str, Case] = {
     "no Host": (
         {"host": b""}, {},
         {"url.full": "http://192.0.2.7:51234/users/12345", "server.address": "192.0.2.7", "server.port": 51234}, (),
+    ),
+    "server name of TLS in place of Host": (
+        {"tls": 1, "host": b"sni.example", "flags": Flag.SAMPLED | Flag.SERVER_NAME}, {},
+        {"url.scheme": "https", "url.full": "https://sni.example:51234/users/12345", "server.address": "sni.example",
+         "server.port": 51234}, (),
+    ),
+    "server name of TLS, on the usual port": (
+        {"tls": 1, "host": b"sni.example", "flags": Flag.SAMPLED | Flag.SERVER_NAME, "remote": ("192.0.2.7", 443)}, {},
+        {"url.scheme": "https", "url.full": "https://sni.example/users/12345", "server.address": "sni.example",
+         "server.port": 443, "network.peer.port": 443}, (),
     ),
     "no Host, IPv6": (
         {"host": b"", "remote": ("2001:db8::2", 80)}, {},

@@ -103,7 +103,7 @@ def test_what_is_behind_the_text_does_not_matter_and_the_state_neither() -> None
 FIELDS = [
     ("key", "route"), ("key", "svc"), ("key", "peer"), ("key", "status"), ("key", "method"), ("key", "protocol"),
     ("key", "direction"), ("key", "outcome"), ("key", "tls"), "target_len", "host_off", "agent_len", "local_addr",
-    "remote_addr", "local_port",
+    "remote_addr", "local_port", "tls_version",
 ]  # fmt: skip
 
 

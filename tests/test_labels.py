@@ -53,6 +53,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "client without port": ({**CLIENT, "host": b"h", "tls": 1},
                             {**CLIENT_LABELS, "server.address": "h", "server.port": 443, "url.scheme": "https"}),
     "client without Host": ({**CLIENT, "host": b""}, without(CLIENT_LABELS, "server.address", "server.port")),
+    "client that named the server by TLS alone": (
+        {**CLIENT, "host": b"h", "tls": 1, "flags": Flag.SERVER_NAME},
+        {**without(CLIENT_LABELS, "server.address", "server.port"), "url.scheme": "https"},
+    ),
     "client 404": ({**CLIENT, "status": 404},
                    {**CLIENT_LABELS, "http.response.status_code": 404, "error.type": "404"}),
 }  # fmt: skip

@@ -127,6 +127,7 @@ class Flag(IntFlag):
     SAMPLED = 64
     FOLDED = 128
     IPV6 = 256
+    SERVER_NAME = 512
 
 
 class FramesKind(IntEnum):
@@ -216,7 +217,7 @@ EXCHANGE = _struct(
     ("host_off", "<u2"),
     ("agent_off", "<u2"),
     ("state_off", "<u2"),
-    ("pad", "<u2"),
+    ("tls_version", "<u2"),
 )
 
 EXCHANGE_SHORT = _struct(("x", EXCHANGE), ("text", "u1", (TEXT_SHORT,)))
@@ -245,7 +246,8 @@ ENDPOINTS = _struct(
     ("remote_addr", "u1", (16,)),
     ("local_port", "<u2"),
     ("remote_port", "<u2"),
-    ("flags", "<u4"),
+    ("flags", "<u2"),
+    ("tls_version", "<u2"),
 )
 
 DATA_FRAME = _struct(("before", "<u4"), ("after", "<u4"), ("messages", "<u2"), ("unknown", "u1"), ("padding", "u1"))

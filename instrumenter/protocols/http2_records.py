@@ -217,11 +217,12 @@ class HalfBytes:
 
 
 class Place(NamedTuple):
-    """A connection as its exchanges name it. endpoints: struct endpoints of abi.h."""
+    """A connection as its exchanges name it. endpoints: struct endpoints of abi.h. server_name: TLS's; b"": none."""
 
     key: int
     endpoints: bytes
     tls: bool
+    server_name: bytes = b""
 
 
 class Followed:
@@ -272,7 +273,8 @@ class FrameRecords:
                 done += [(followed.place, exchange) for exchange in followed.connection.take()]
             elif kind == _BEGIN:
                 self._close(key, Outcome.UNREADABLE, now_ns, done)  # of an older one, whose end was lost
-                place = Place(key, raw[start : start + ENDPOINTS.itemsize], bool(flags & _TLS))
+                named = start + ENDPOINTS.itemsize
+                place = Place(key, raw[start:named], bool(flags & _TLS), raw[named : start + count])
                 self._open(Followed(place, direction, bool(flags & _JOINED), self.counts, self.held), now_ns, done)
             elif kind == _UPGRADE:
                 if (followed := self._known.get(key)) is not None:

@@ -47,6 +47,7 @@ _UNREADABLE: Final = int(Outcome.UNREADABLE)
 _HTTP_2, _GRPC = int(Protocol.HTTP_2), int(Protocol.GRPC)
 _MOST: Final = (1 << 32) - 1
 _REMEMBERED: Final = 4096
+_HOST: Final = 2  # in Prepared.lengths
 
 
 class Prepared(NamedTuple):
@@ -76,6 +77,8 @@ class Rows:
         for place, exchange in finished:
             request = exchange.request
             prepared = self._prepared.get(request) or self._prepare(request)
+            if place.server_name and not prepared.lengths[_HOST]:
+                prepared = _named(prepared, place.server_name)
             row = _row(place.key, place.endpoints, place.tls, exchange, prepared)
             if len(prepared.text) <= TEXT_SHORT:
                 short += _SHORT.pack(row, prepared.text)
@@ -104,6 +107,17 @@ class Rows:
             method + path + host + agent + state,
         )
         return made
+
+
+def _named(request: Prepared, server_name: bytes) -> Prepared:
+    """A request that names no host, on a connection of which TLS's server name is known. For metrics it has none."""
+    method, target, _, agent, state = request.lengths
+    before = method + target
+    return request._replace(
+        flags=request.flags | Flag.SERVER_NAME,
+        lengths=(method, target, len(server_name), agent, state),
+        text=request.text[:before] + server_name + request.text[before:],
+    )
 
 
 def _known(value: object) -> bytes:
@@ -152,7 +166,7 @@ def _row(key: int, endpoints: bytes, tls: bool, exchange: Exchange, prepared: Pr
         0 if asked is None or not is_grpc else min(asked + 1, _MOST),
         0 if answered is None or not is_grpc else min(answered + 1, _MOST),
         prepared.flags | endpoints[36] | endpoints[37] << 8, target, method, host, agent, trace_flags, state,
-        len(prepared.text), host_off, host_off + host, host_off + host + agent, 0,
+        len(prepared.text), host_off, host_off + host, host_off + host + agent, endpoints[38] | endpoints[39] << 8,
     )  # fmt: skip
 
 

@@ -99,6 +99,7 @@ enum exchange_flag {
 	FLAG_SAMPLED = 64,         /* chosen by the sampler; unset: kept for its error, slowness or novelty */
 	FLAG_FOLDED = 128,         /* counted under its service's `other` key */
 	FLAG_IPV6 = 256,           /* the socket's family is AF_INET6 */
+	FLAG_SERVER_NAME = 512,    /* the request named no host: in its place stands TLS's server name (SNI) */
 };
 
 /* What metrics are counted by. route: hash of the templated path, 0 for `other`; peer: hash of Host (client only). */
@@ -167,7 +168,7 @@ struct exchange {
 	unsigned short host_off;
 	unsigned short agent_off;
 	unsigned short state_off;
-	unsigned short pad;
+	unsigned short tls_version; /* as the server chose it: 0x0304 is TLS 1.3; 0: not seen */
 };
 
 /* What goes through the rings: the header and room for text, always the whole struct. */

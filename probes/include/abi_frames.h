@@ -6,7 +6,7 @@
 /* What a record of the `frames` ring is. */
 enum frames_kind {
 	FRAMES_NONE = 0,
-	FRAMES_BEGIN = 1,  /* a connection speaks HTTP/2 from here on: struct endpoints follows */
+	FRAMES_BEGIN = 1,  /* a connection speaks HTTP/2 from here on: struct endpoints and TLS's server name follow */
 	FRAMES_BYTES = 2,  /* of one half, in order */
 	FRAMES_END = 3,    /* the connection is over, as `outcome` says */
 	FRAMES_UPGRADE = 4, /* the HTTP/1.1 request that became stream 1: struct exchange and its text follow */
@@ -52,7 +52,8 @@ struct endpoints {
 	unsigned char remote_addr[16];
 	unsigned short local_port;
 	unsigned short remote_port;
-	unsigned int flags; /* enum exchange_flag: FLAG_IPV6 */
+	unsigned short flags; /* enum exchange_flag: FLAG_IPV6 */
+	unsigned short tls_version; /* as in struct exchange */
 };
 
 /* gRPC's messages in a DATA frame, if it is that: each has a compressed-flag and a length before it. */

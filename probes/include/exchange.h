@@ -7,11 +7,10 @@
 #ifndef STINGLESS_EXCHANGE_H
 #define STINGLESS_EXCHANGE_H
 
-#include <bpf/bpf_endian.h>
 #include "red.h"
 #include "head.h"
 #include "route.h"
-#include "peek.h"
+#include "endpoints.h"
 
 /* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
 static __always_inline void make_ids(struct held *h, struct scratch *s)
@@ -35,28 +34,6 @@ static __always_inline void make_ids(struct held *h, struct scratch *s)
 	}
 	((u64 *)x->trace_id)[0] = mix(seed, x->connection) | 1;
 	((u64 *)x->trace_id)[1] = seed;
-}
-
-static __always_inline void read_endpoints(struct exchange *x, u64 sk)
-{
-	u16 family = PEEK(struct sock_common, sk, skc_family);
-	u32 *local = (u32 *)x->local_addr, *remote = (u32 *)x->remote_addr;
-
-	x->flags = 0;
-	x->local_port = PEEK(struct sock_common, sk, skc_num);
-	x->remote_port = bpf_ntohs(PEEK(struct sock_common, sk, skc_dport));
-	if (family == AF_INET6) {
-		struct sock_common *c = (void *)sk;
-
-		BPF_CORE_READ_INTO(&x->local_addr, c, skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&x->remote_addr, c, skc_v6_daddr);
-		x->flags |= FLAG_IPV6;
-		return;
-	}
-	*(u64 *)local = *(u64 *)remote = 0;
-	local[2] = remote[2] = bpf_htonl(0xffff);
-	local[3] = PEEK(struct sock_common, sk, skc_rcv_saddr);
-	remote[3] = PEEK(struct sock_common, sk, skc_daddr);
 }
 
 /* What conn.slot has no room for. */
@@ -88,8 +65,12 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 		c->slot_of = key.number + 1;
 	x = &h->e.x;
 	x->flags &= FLAG_IPV6;
-	if (h != &c->slot || x->connection != sock_of(c->sk)) /* else they are there, from the connection's last exchange */
+	if (h != &c->slot || x->connection != sock_of(c->sk)) { /* else they are there, from the connection's last exchange */
 		read_endpoints(x, sock_of(c->sk));
+		x->tls_version = tls_version(c);
+	}
+	if (!s->head.host_len && is_plaintext(c->sk))
+		x->flags |= name_by_tls(s, c);
 	x->key.route = route_hash(s, s->head.method_len, s->head.target_len);
 	x->key.svc = s->op.svc;
 	x->key.peer = c->direction == DIRECTION_CLIENT ? s->head.peer : 0;

@@ -46,6 +46,7 @@ static __always_inline void describe_frames(struct scratch *s, struct conn *c, u
 __noinline int begin_frames(struct scratch *s, struct conn *c)
 {
 	struct exchange *x;
+	u32 n;
 
 	if (!s || !c)
 		return false;
@@ -53,15 +54,17 @@ __noinline int begin_frames(struct scratch *s, struct conn *c)
 	x->flags = 0;
 	read_endpoints(x, sock_of(c->sk));
 	describe_frames(s, c, FRAMES_BEGIN);
-	s->out.f.len = sizeof(struct endpoints);
 	s->out.f.rest = 0;
 	if (c->told & JOINED)
 		s->out.f.flags |= FRAMES_JOINED;
 	__builtin_memcpy(s->out.bytes, x->local_addr, 32); /* both addresses */
 	*(u16 *)(s->out.bytes + 32) = x->local_port;
 	*(u16 *)(s->out.bytes + 34) = x->remote_port;
-	*(u32 *)(s->out.bytes + 36) = x->flags;
-	if (put_frames(&s->out, sizeof(struct frames) + sizeof(struct endpoints), s->op.svc))
+	*(u16 *)(s->out.bytes + 36) = x->flags;
+	*(u16 *)(s->out.bytes + 38) = tls_version(c);
+	n = sizeof(struct endpoints) + copy_server_name(c, s->out.bytes + sizeof(struct endpoints));
+	s->out.f.len = n;
+	if (put_frames(&s->out, sizeof(struct frames) + n, s->op.svc))
 		c->told |= TOLD;
 	s->out.f.len = 0;
 	return c->told & TOLD;

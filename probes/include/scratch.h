@@ -130,6 +130,16 @@ struct known_route {
 	u64 route;
 };
 
+/* Where read_hello() is, and what it found. */
+struct hello {
+	u32 at;       /* in win: the next extension */
+	u32 end;      /* of the message, or of what is there of it */
+	u32 type;     /* of the message */
+	u32 version;  /* 0: not said */
+	u32 name;     /* in win */
+	u32 name_len; /* 0: not said */
+};
+
 struct scratch {
 	struct op op;
 	struct head head;
@@ -154,6 +164,7 @@ struct scratch {
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
+	struct hello hello;
 	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */

@@ -207,8 +207,8 @@ static __always_inline int process(struct scratch *s, struct conn *c)
 {
 	if (c)
 		doubt(s, c);
-	if (c && c->kind == KIND_TLS) {
-		take_sign(c, s->op.way);
+	if (c && (c->kind == KIND_TLS || c->kind == KIND_TIED)) {
+		on_records(s, c);
 		return 0;
 	}
 	if (!c || c->kind == KIND_SEEK) {

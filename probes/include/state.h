@@ -57,6 +57,7 @@ enum kind {
 	KIND_SEEK,  /* not known to be HTTP (yet, or any more) */
 	KIND_OTHER, /* given up for good, or its plaintext is followed elsewhere */
 	KIND_TLS,   /* carries TLS records, and whose they are is not known yet */
+	KIND_TIED,  /* as OTHER; but not both hellos have passed */
 	KIND_HTTP,
 	KIND_HTTP2,
 };
@@ -130,8 +131,11 @@ struct conn {
 	u8 ended_by; /* outcome + 1: the connection is over, and what came before is not all read */
 	u8 tls; /* carries TLS records: the plaintext may have a connection of its own */
 	u8 told;     /* HTTP/2: its BEGIN is in the ring */
+	u8 hello;    /* of TLS records: which first messages have passed (hello.h) */
+	u8 name_len; /* of TLS records: of the server's name, which is in the slot's text */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
+	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */
 	struct held slot;
 };
 

@@ -8,6 +8,7 @@
 #ifndef STINGLESS_TIE_H
 #define STINGLESS_TIE_H
 
+#include "hello.h"
 #include "process.h"
 #include "stream.h"
 
@@ -41,7 +42,7 @@ static __always_inline struct tls_link *get_link(u64 ssl)
 	if (!link || !link->sk)
 		return NULL;
 	c = get_conn(link->sk);
-	return c && c->tls && c->kind == KIND_OTHER && c->ssl == ssl ? link : NULL;
+	return c && c->tls && (c->kind == KIND_OTHER || c->kind == KIND_TIED) && c->ssl == ssl ? link : NULL;
 }
 
 /* Inserted, if it is new. */
@@ -69,7 +70,7 @@ __noinline int tie(struct conn *c, u64 ssl)
 	link->sk = c->sk;
 	link->lost = 0;
 	c->ssl = ssl;
-	c->kind = KIND_OTHER;
+	c->kind = (c->hello & HELLO_BOTH) == HELLO_BOTH ? KIND_OTHER : KIND_TIED;
 	return 0;
 }
 
@@ -157,12 +158,24 @@ __noinline int tell_of_tls(u32 svc)
 	return 0;
 }
 
+/* A call on a connection with TLS records of which there is still something to be found out. */
+static __always_inline void on_records(struct scratch *s, struct conn *c)
+{
+	look_for_hello(s, c);
+	if (c->kind == KIND_TLS)
+		take_sign(c, s->op.way);
+	else if ((c->hello & HELLO_BOTH) == HELLO_BOTH)
+		c->kind = KIND_OTHER;
+}
+
 /* The first TLS record on a connection. */
 static __always_inline void begin_tls(struct scratch *s, struct conn *c)
 {
 	c->kind = KIND_TLS;
 	c->tls = 1;
 	c->ssl = 0;
+	c->hello = c->name_len = c->tls_version = 0;
+	look_for_hello(s, c);
 	take_sign(c, s->op.way);
 	if (c->kind == KIND_TLS)
 		tell_of_tls(s->op.svc);

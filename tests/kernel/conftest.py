@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from instrumenter.sizes import Sizes, kernel_settings, make_histograms
 pytest.register_assert_rewrite("kernel.harness")  # before its import: its assertions are the tests' own
 
 from kernel.harness import Peer, Wire  # noqa: E402
-from kernel.secure import WAYS, Way  # noqa: E402
+from kernel.secure import WAYS, Way, attach, library_of, older_peer  # noqa: E402
 from kernel.tls import certificate  # noqa: E402
 
 MAPS = MapSizes(exchanges=1 << 20, long_exchanges=1 << 20, events=1 << 18, procs=4096, conns=4096, red=2048)
@@ -40,6 +40,18 @@ def loaded_wire() -> Iterator[Wire]:
 @pytest.fixture(scope="session")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module", params=["", "OpenSSL 1.1.1"])
+def tls_wire(request: pytest.FixtureRequest, loaded_wire: Wire) -> Iterator[Wire]:
+    """A process whose library has probes: this machine's Python, and one on an older OpenSSL."""
+    with ExitStack() as stack:
+        made = loaded_wire
+        if request.param:
+            made = stack.enter_context(closing(made.beside(stack.enter_context(older_peer()))))
+        assert str(library_of(made)).startswith(request.param or "OpenSSL 3")
+        stack.enter_context(closing(attach(made)))
+        yield made
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: "-".join(way))

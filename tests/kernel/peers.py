@@ -176,10 +176,11 @@ class Actor:
         """What was closed is freed, too."""
         gc.collect()
 
-    def op_tls(self, client: str, server: str, how: str, version: str, pem: str) -> None:
-        """From now on both ends of a connection speak TLS."""
+    def op_tls(self, client: str, server: str, how: str, version: str, pem: str, name: str = "localhost") -> None:
+        """From now on both ends of a connection speak TLS. name: of the server, as the client asks for it."""
         wrap = getattr(importlib.import_module("kernel.tls"), how)
-        self.sockets[client], self.sockets[server] = wrap(self.sockets[client], self.sockets[server], pem, version)
+        ends = wrap(self.sockets[client], self.sockets[server], pem, version, name)
+        self.sockets[client], self.sockets[server] = ends
 
     def op_now(self) -> int:
         """CLOCK_MONOTONIC in ns."""

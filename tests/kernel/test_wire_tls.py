@@ -3,31 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
-
 import pytest
 
 from instrumenter.bpf.abi import Flag, Outcome, Protocol
 from kernel.harness import Wire
 from kernel.http1 import answer, chunks, head, response_head
-from kernel.secure import Way, attach, library_of, more, older_peer, secure
+from kernel.secure import Way, more, secure
 from kernel.seen import Row, Seen
 from kernel.test_wire_splits import messages
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module", params=["", "OpenSSL 1.1.1"])
-def tls_wire(request: pytest.FixtureRequest, loaded_wire: Wire) -> Iterator[Wire]:
-    """A process whose library has probes: this machine's Python, and one on an older OpenSSL."""
-    with ExitStack() as stack:
-        made = loaded_wire
-        if request.param:
-            made = stack.enter_context(closing(made.beside(stack.enter_context(older_peer()))))
-        assert str(library_of(made)).startswith(request.param or "OpenSSL 3")
-        stack.enter_context(closing(attach(made)))
-        yield made
 
 
 @pytest.fixture

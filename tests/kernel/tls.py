@@ -37,21 +37,24 @@ def certificate(folder: Path) -> Path:
 
 
 def contexts(pem: str, version: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Of client and server. version: "TLSv1_2" or "TLSv1_3"."""
+    """Of client and server. version: a name of ssl.TLSVersion."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made[0].check_hostname, made[0].verify_mode = False, ssl.CERT_NONE
     made[1].load_cert_chain(pem)
     for context in made:
         context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+        if version not in ("TLSv1_2", "TLSv1_3"):
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
     return made
 
 
 class Memory:
     """A connection whose records this class moves between two memory BIOs and the socket."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server: bool) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None) -> None:
+        """name: of the server, for a client; None: this is the server."""
         self._sock, self._in, self._out = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server, None if server else "localhost")
+        self._tls = context.wrap_bio(self._in, self._out, name is None, name or None)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._sock, name)
@@ -96,20 +99,22 @@ class Memory:
 
 
 def on_sockets(
-    client: socket.socket, server: socket.socket, pem: str, version: str
+    client: socket.socket, server: socket.socket, pem: str, version: str, name: str
 ) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
     here, there = contexts(pem, version)
     accepted: list[ssl.SSLSocket] = []
     thread = threading.Thread(target=lambda: accepted.append(there.wrap_socket(server, server_side=True)))
     thread.start()
-    connected = here.wrap_socket(client, server_hostname="localhost")
+    connected = here.wrap_socket(client, server_hostname=name or None)
     thread.join(TIMEOUT_S)
     return connected, accepted[0]
 
 
-def through_memory(client: socket.socket, server: socket.socket, pem: str, version: str) -> tuple[Memory, Memory]:
+def through_memory(
+    client: socket.socket, server: socket.socket, pem: str, version: str, name: str
+) -> tuple[Memory, Memory]:
     here, there = contexts(pem, version)
-    ends = Memory(client, here, False), Memory(server, there, True)
+    ends = Memory(client, here, name), Memory(server, there, None)
     over = [ends[0].step(), False]
     while not all(over):
         for i in (1, 0):
