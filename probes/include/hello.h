@@ -2,8 +2,8 @@
 /*
  * The first message of each way of a TLS connection, in plain on the socket: the client's says which server it asks for
  * (server_name, RFC 6066, 3), the server's which version was chosen (RFC 8446, 4.1.3 and 4.2.1; before 1.3 RFC 5246,
- * 7.4.1.3). It is read from one call, or from two where a library reads the record's header apart. What is cut, or is no
- * such message, says nothing.
+ * 7.4.1.3). It is read from one call, or from two where a library reads the record's header apart. What is no such message
+ * says nothing, nor does a client's that is cut, or has an encrypted one inside: its name is not the server's.
  */
 #ifndef STINGLESS_HELLO_H
 #define STINGLESS_HELLO_H
@@ -16,7 +16,7 @@
 #define MAX_EXTENSIONS 64
 
 enum { CLIENT_HELLO = 1, SERVER_HELLO = 2 };
-enum { EXTENSION_SERVER_NAME = 0, EXTENSION_SUPPORTED_VERSIONS = 43 };
+enum { EXTENSION_SERVER_NAME = 0, EXTENSION_SUPPORTED_VERSIONS = 43, EXTENSION_ENCRYPTED_HELLO = 0xfe0d };
 enum { HELLO_PASSED = 1, HELLO_BEGUN = 4, HELLO_BOTH = 3 }; /* conn.hello: << SENT or RECEIVED */
 
 static __always_inline u32 two_bytes(struct scratch *s, u32 at)
@@ -38,6 +38,8 @@ static long take_extension(u32 i, struct scratch **ctx)
 	h->at = at + 4 + length;
 	if (type == EXTENSION_SUPPORTED_VERSIONS && h->type == SERVER_HELLO && length == 2)
 		h->version = two_bytes(s, at + 4);
+	if (type == EXTENSION_ENCRYPTED_HELLO)
+		h->hidden = 1;
 	if (type == EXTENSION_SERVER_NAME && h->type == CLIENT_HELLO && length > 5 && !*win_at(s, at + 6) &&
 	    two_bytes(s, at + 7) == length - 5) { /* a list of one host_name, as all send it */
 		h->name = at + 9;
@@ -74,7 +76,7 @@ __noinline int read_hello(struct scratch *s, u32 at, u32 have, u32 room)
 	if (!s || at > RECORD_HEAD || have > WINDOW_READ)
 		return 0;
 	h = &s->hello;
-	h->version = h->name_len = 0;
+	h->version = h->name_len = h->hidden = 0;
 	h->type = *win_at(s, at);
 	whole = at + 4 + (big_endian(win_at(s, at)) & 0xffffff);
 	if ((h->type != CLIENT_HELLO && h->type != SERVER_HELLO) || whole > at + room || have < at + HELLO_SESSION + 4 ||
@@ -84,8 +86,10 @@ __noinline int read_hello(struct scratch *s, u32 at, u32 have, u32 room)
 	h->at = extensions_at(s, at);
 	if (h->at)
 		bpf_loop(MAX_EXTENSIONS, take_extension, &ctx, 0);
-	if (h->type == SERVER_HELLO && !h->version && whole <= have && (!h->at || h->at == whole))
-		h->version = two_bytes(s, at + 4); /* no newer one was chosen */
+	if (whole > have || (h->at && h->at != whole) || h->hidden)
+		h->name_len = 0;
+	else if (!h->version)
+		h->version = two_bytes(s, at + 4); /* of a server: no newer one was chosen */
 	return 0;
 }
 

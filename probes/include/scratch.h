@@ -138,6 +138,8 @@ struct hello {
 	u32 version;  /* 0: not said */
 	u32 name;     /* in win */
 	u32 name_len; /* 0: not said */
+	u32 hidden;   /* the server's real name is encrypted */
+	u32 pad;
 };
 
 struct scratch {

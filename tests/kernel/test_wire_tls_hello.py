@@ -66,6 +66,13 @@ def test_no_server_name(wire: Wire, tls_way: Way) -> None:
     check(wire, tls_way, [Row("GET", "/", 200, host="")])
 
 
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_server_name_that_is_not_the_servers(wire: Wire, version: str, pem: Path) -> None:
+    way = "with_hidden_name", version, str(pem)
+    wire.run(secure(wire, way).client(head(host="")).server(answer(200)).close())
+    check(wire, way, [Row("GET", "/", 200, host="")])
+
+
 def test_http2(wire: Wire, tls_way: Way) -> None:
     client, server = Side(), Side()
     talk = secure(wire, tls_way).client(START).server(SETTINGS, ACK).client(ACK)

@@ -7,6 +7,7 @@ of that kind does: on sockets each end blocks in a thread of its own; through me
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ import threading
 from pathlib import Path
 
 TIMEOUT_S = 60.0
+IN_CLIENT_HELLO = 0x80  # SSL_EXT_CLIENT_HELLO
 
 
 def certificate(folder: Path) -> Path:
@@ -101,13 +103,30 @@ class Memory:
 def on_sockets(
     client: socket.socket, server: socket.socket, pem: str, version: str, name: str
 ) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
-    here, there = contexts(pem, version)
+    return wrap(client, server, *contexts(pem, version), name)
+
+
+def wrap(
+    client: socket.socket, server: socket.socket, here: ssl.SSLContext, there: ssl.SSLContext, name: str
+) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
     accepted: list[ssl.SSLSocket] = []
     thread = threading.Thread(target=lambda: accepted.append(there.wrap_socket(server, server_side=True)))
     thread.start()
     connected = here.wrap_socket(client, server_hostname=name or None)
     thread.join(TIMEOUT_S)
     return connected, accepted[0]
+
+
+def with_hidden_name(
+    client: socket.socket, server: socket.socket, pem: str, version: str, name: str
+) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    """The client's hello has an (empty) extension encrypted_client_hello, as if its name was not the server's."""
+    here, there = contexts(pem, version)
+    libssl = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libssl" in line)
+    pointer = ctypes.c_void_p.from_address(id(here) + object.__basicsize__)  # _ssl.c, PySSLContext: its SSL_CTX
+    add, none = ctypes.CDLL(libssl).SSL_CTX_add_custom_ext, (None,) * 5
+    assert add(pointer, 0xFE0D, IN_CLIENT_HELLO, *none) == 1
+    return wrap(client, server, here, there, name)
 
 
 def through_memory(

@@ -168,6 +168,8 @@ def test_row(outcome: Outcome, row: Row, record_row: Callable[[str, Row, str], N
     if row.protocol != "gRPC":
         assert sorted(s.number for s in spans) == sorted(s.ask.number for s in sent)
         assert {s.attributes["url.scheme"] for s in spans} == {"https" if row.library else "http"}
+    known = {"1.2", "1.3"} if row.library else {None}
+    assert {s.attributes.get("tls.protocol.version") for s in spans} <= known
     ports = {s.ask.service.port for s in sent}
     assert {s.attributes["server.port"] for s in spans} == ports
     record_row(outcome.attach, row, "exact")
