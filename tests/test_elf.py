@@ -16,7 +16,7 @@ from elf_parts import broken, compiled, library
 from running import ROOT
 
 from instrumenter.binaries.elf import Elf, Unreadable
-from instrumenter.binaries.symbols import Symbol, find_symbols, match_symbols
+from instrumenter.binaries.symbols import Symbol, find_symbols
 
 PROGRAM = "int helper(int x) { return x + 1; }\nint main(int n, char **v) { return helper(n); }\n"
 SSL = ("SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free")
@@ -88,14 +88,6 @@ int new(int x) { return x + 1; } __asm__(".symver new,call@@V_2");
     assert found["call"].offset == found["new"].offset
 
 
-def test_mangled_names() -> None:
-    path = library("libmangled.so", "_ZN6rustls3one17h01E _ZN6rustls3two17h02E other")
-    with Elf(str(path)) as elf:
-        assert set(match_symbols(elf, "3one", r"_ZN6rustls3one17h\w+")) == {"_ZN6rustls3one17h01E"}
-        assert set(match_symbols(elf, "rustls", r"_ZN6rustls\w+E")) == {"_ZN6rustls3one17h01E", "_ZN6rustls3two17h02E"}
-        assert match_symbols(elf, "rustls", r"3one") == {}
-
-
 def test_the_system_library() -> None:
     path = system_library("ssl")
     with Elf(str(path)) as elf:
@@ -158,7 +150,7 @@ def test_broken_files_give_a_reason_or_offsets_within_them(tmp_path: Path) -> No
         path.write_bytes(data)
         try:
             with Elf(str(path)) as elf:
-                symbols = [*find_symbols(elf, SSL).values(), *match_symbols(elf, "SSL", "SSL_.*").values()]
+                symbols = find_symbols(elf, SSL).values()
                 assert all(isinstance(s, Symbol) and s.offset < len(data) for s in symbols)
                 assert len(elf.build_id) <= 128
                 elf.words(elf.segments[0].address, 4)

@@ -9,7 +9,6 @@ milliseconds. Source: elf(5), and the generic ABI's chapter 4; symbol versions: 
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -51,16 +50,6 @@ def find_symbols(elf: Elf, names: Collection[str]) -> dict[str, Symbol]:
     return found
 
 
-def match_symbols(elf: Elf, part: str, pattern: str) -> dict[str, Symbol]:
-    """The functions whose whole name, as the linker knows it, has this part and matches; for mangled names."""
-    found: dict[str, Symbol] = {}
-    for kind in (SHT_DYNSYM, SHT_SYMTAB):
-        for table in elf.sections:
-            if table.type == kind:
-                found = {**_search(elf, table, _matching(elf, table, part.encode(), pattern.encode())), **found}
-    return found
-
-
 def _strings(elf: Elf, table: Section) -> Section:
     if table.link >= len(elf.sections):
         raise Unreadable("a symbol table without names")
@@ -78,22 +67,6 @@ def _exact(elf: Elf, table: Section, names: set[bytes]) -> dict[int, str]:
                 hits[start + at] = name.decode()
                 _bound(hits)
                 at = data.find(name + b"\0", at + 1)
-    return hits
-
-
-def _matching(elf: Elf, table: Section, part: bytes, pattern: bytes) -> dict[int, str]:
-    """As _exact; only whole strings of the table are tried, as a pattern over all of it may take for ever."""
-    strings, expression = _strings(elf, table), re.compile(pattern)
-    hits: dict[int, str] = {}
-    for start, data in elf.chunks(strings.offset, strings.size, overlap=2 * _NAME_MAX):
-        at = data.find(part)
-        while at >= 0:
-            begin = data.rfind(b"\0", max(at - _NAME_MAX, 0), at) + 1
-            end = data.find(b"\0", at, at + _NAME_MAX)
-            if begin and end >= 0 and expression.fullmatch(data, begin, end):
-                hits[start + begin] = data[begin:end].decode("utf-8", "replace")
-                _bound(hits)
-            at = data.find(part, at + _NAME_MAX if end < 0 else end)
     return hits
 
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf
 from instrumenter.binaries.go_buildinfo import is_go
-from instrumenter.binaries.symbols import Symbol, find_symbols, match_symbols
-from instrumenter.binaries.tls_table import FAMILIES, GO, RUSTLS, TEXTS, Family, Text
+from instrumenter.binaries.symbols import Symbol, find_symbols
+from instrumenter.binaries.tls_table import FAMILIES, GO, TEXTS, Family, Text
 
 _MARKS: Final = tuple(family.part_of for family in FAMILIES if family.part_of)
 _NAMES: Final = frozenset((*_MARKS, *(name for f in FAMILIES for name in (*f.required, *f.functions))))
@@ -74,11 +74,9 @@ def file_tls(elf: Elf) -> FileTls:
         else:
             functions = {name: symbols[name] for name in family.functions if name in symbols}
             found.append(Found(family.key, title, version, functions))
-    if any(text.family == RUSTLS.key for text, _ in texts) and (functions := _rust(elf)):
-        found.append(Found(RUSTLS.key, *_version(RUSTLS, texts), functions))
     known = {f.family for f in found} | {f.key for f in FAMILIES if f.title in {lack.title for lack in lacks}}
     lacks += [
-        Lack(text.title, _version_of(text.title, texts), "has no symbols")
+        Lack(text.title, _version_of(text.title, texts), text.reason)
         for text, _ in texts
         if text.code and text.family not in known
     ]
@@ -100,14 +98,6 @@ def _go(elf: Elf) -> FileTls:
     if functions:
         return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),))
     return FileTls(elf.build_id, lacks=(Lack(GO.title, version, reason),) if reason else ())
-
-
-def _rust(elf: Elf) -> dict[str, Symbol]:
-    found = {}
-    for name, part, pattern in RUSTLS.patterns:
-        matches = sorted(match_symbols(elf, part, pattern).values(), key=lambda symbol: symbol.offset)
-        found.update({name if i == 0 else f"{name}.{i}": symbol for i, symbol in enumerate(matches)})
-    return found
 
 
 def _version(family: Family, texts: list[tuple[Text, str]]) -> tuple[str, str]:

@@ -15,16 +15,14 @@ from typing import Final
 class Family:
     """required: functions that must all be defined for a file to be of this family; exclude those that only look so.
 
-    functions: where probes go, as far as a version has them. patterns: (name of the probe, a part of the mangled name,
-    regular expression of all of it) where names are not the source's. part_of: a function that some file of the process
-    must define, as without it these functions are no TLS. unsupported: why nothing is probed though symbols are there.
+    functions: where probes go, as far as a version has them. part_of: a function that some file of the process must
+    define, as without it these functions are no TLS. unsupported: why nothing is probed though symbols are there.
     """
 
     key: str
     title: str
     required: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
-    patterns: tuple[tuple[str, str, str], ...] = ()
     part_of: str = ""
     unsupported: str = ""
 
@@ -63,29 +61,6 @@ NSS: Final = Family(
     ("PR_Read", "PR_Write", "PR_Recv", "PR_Send", "PR_Close", "PR_FileDesc2NativeHandle", "PR_ImportTCPSocket"),
     part_of="SSL_ImportFD",
 )
-# Both manglings, such as _ZN6rustls12common_state11CommonState16buffer_plaintext17h0123456789abcdefE and _RNvMs1_NtC...
-RUSTLS: Final = Family(
-    "rustls",
-    "rustls",
-    patterns=(
-        ("buffer_plaintext", "buffer_plaintext", r"_(ZN6rustls|RN)[\w.$]*11CommonState[\w]*16buffer_plaintext[\w.$]*"),
-        (
-            "take_received_plaintext",
-            "take_received",
-            r"_(ZN6rustls|RN)[\w.$]*11CommonState[\w]*take_received_plaintext[\w.$]*",
-        ),
-        (
-            "read",
-            "connection..Reader",
-            r"_ZN\d+_\$LT\$rustls\.\.conn\.\.connection\.\.Reader\$.*\.\.Read\$GT\$4read17h\w+",
-        ),
-        (
-            "write",
-            "connection..Writer",
-            r"_ZN\d+_\$LT\$rustls\.\.conn\.\.connection\.\.Writer\$.*\.\.Write\$GT\$5write17h\w+",
-        ),
-    ),
-)
 GO: Final = Family("go", "Go crypto/tls", functions=("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"))
 
 FAMILIES: Final = (
@@ -102,7 +77,7 @@ FAMILIES: Final = (
 class Text:
     """What a program's read-only data tells: where `needle` is, `pattern` gives the version (group 1), if any.
 
-    code: the library itself is in that file, not only something that knows its name.
+    code: the library itself is in that file, not only something that knows its name; reason: why it gives nothing then.
     """
 
     family: str
@@ -110,9 +85,11 @@ class Text:
     needle: bytes
     pattern: bytes = b""
     code: bool = False
+    reason: str = "has no symbols"
 
 
-# The paths of source files come from assertions and error reports; builds without file names do not have them.
+# The paths of source files come from assertions and error reports; builds without file names do not have them. Which of
+# rustls's functions the compiler leaves, and what they take, is of each build (docs/troubleshooting.md).
 TEXTS: Final = (
     Text("openssl", "BoringSSL", b"ssl/ssl_lib.cc\0", code=True),
     Text("openssl", "OpenSSL", b"ssl/ssl_lib.c\0", code=True),
@@ -122,7 +99,14 @@ TEXTS: Final = (
     Text("openssl", "LibreSSL", b"LibreSSL ", rb"LibreSSL (\d+\.\d+\.\d+)\0"),
     Text("gnutls", "GnuTLS", b"GnuTLS ", rb"GnuTLS (\d+\.\d+\.\d+)"),
     Text("nss", "NSS", b"Version: NSS ", rb"Version: NSS (\d[\d.]*\d)"),
-    Text("rustls", "rustls", b"/rustls-", rb"/rustls-(\d+\.\d+\.\d+)[-\w.]*/src/", code=True),
+    Text(
+        "rustls",
+        "rustls",
+        b"/rustls-",
+        rb"/rustls-(\d+\.\d+\.\d+)[-\w.]*/src/",
+        code=True,
+        reason="has no functions that are the same in every build",
+    ),
     Text("s2n", "s2n-tls", b"tls/s2n_recv.c\0", code=True),
     Text("mbedtls", "Mbed TLS", b"ssl_msg.c\0", rb"[Mm]bed ?TLS (\d+\.\d+\.\d+)"),
 )
