@@ -2,8 +2,9 @@
 /*
  * The first message of each way of a TLS connection, in plain on the socket: the client's says which server it asks for
  * (server_name, RFC 6066, 3), the server's which version was chosen (RFC 8446, 4.1.3 and 4.2.1; before 1.3 RFC 5246,
- * 7.4.1.3). It is read from one call, or from two where a library reads the record's header apart. What is no such message
- * says nothing, nor does a client's that is cut, or has an encrypted one inside: its name is not the server's.
+ * 7.4.1.3). Libraries read it in pieces: the record's header, then the rest, or as much as they have room for. So it is
+ * walked, extension by extension; where a piece ends within one, the walk does. What is no such message says nothing, nor
+ * does a client's that is not seen whole, or has an encrypted one inside: its name is not the server's.
  */
 #ifndef STINGLESS_HELLO_H
 #define STINGLESS_HELLO_H
@@ -14,129 +15,153 @@
 #define RECORD_HANDSHAKE 22
 #define HELLO_SESSION 38 /* into the message: type, length (3), version (2), random (32) */
 #define MAX_EXTENSIONS 64
+#define NAME_AT 9 /* in its extension: type and length, length of the list, kind of name, length of the name */
 
 enum { CLIENT_HELLO = 1, SERVER_HELLO = 2 };
 enum { EXTENSION_SERVER_NAME = 0, EXTENSION_SUPPORTED_VERSIONS = 43, EXTENSION_ENCRYPTED_HELLO = 0xfe0d };
 enum { HELLO_PASSED = 1, HELLO_BEGUN = 4, HELLO_BOTH = 3 }; /* conn.hello: << SENT or RECEIVED */
 
-static __always_inline u32 two_bytes(struct scratch *s, u32 at)
-{
-	const u8 *p = win_at(s, at);
+struct hello_walk {
+	struct scratch *s;
+	struct conn *c;
+};
 
+static __always_inline u32 two_bytes(const u8 *p)
+{
 	return (u32)p[0] << 8 | p[1];
 }
 
-/* The extension at h->at; further ones behind it. */
-static long take_extension(u32 i, struct scratch **ctx)
+/* The message's first part, at win[at]: where its extensions begin and end. Returns whether they can be walked. */
+static __always_inline bool hello_head(struct scratch *s, struct half *h, u32 at)
 {
-	struct scratch *s = *ctx;
-	struct hello *h = &s->hello;
-	u32 at = h->at, type = two_bytes(s, at), length = two_bytes(s, at + 2);
+	u32 type = *win_at(s, at), first = at, length = big_endian(win_at(s, at)) & 0xffffff;
+	u32 version = two_bytes(win_at(s, at + 4)), have = s->have;
 
-	if (at + 4 > h->end || at + 4 + length > h->end)
-		return 1;
-	h->at = at + 4 + length;
-	if (type == EXTENSION_SUPPORTED_VERSIONS && h->type == SERVER_HELLO && length == 2)
-		h->version = two_bytes(s, at + 4);
-	if (type == EXTENSION_ENCRYPTED_HELLO)
-		h->hidden = 1;
-	if (type == EXTENSION_SERVER_NAME && h->type == CLIENT_HELLO && length > 5 && !*win_at(s, at + 6) &&
-	    two_bytes(s, at + 7) == length - 5) { /* a list of one host_name, as all send it */
-		h->name = at + 9;
-		h->name_len = length - 5;
-	}
-	return 0;
-}
-
-/* Where the extensions begin, in a message at win[at]; 0: it has none. */
-static __always_inline u32 extensions_at(struct scratch *s, u32 at)
-{
-	struct hello *h = &s->hello;
-
+	if ((type != CLIENT_HELLO && type != SERVER_HELLO) || version >> 8 != 3 || length + 4 > h->keep ||
+	    at + HELLO_SESSION >= have)
+		return false;
 	at += HELLO_SESSION;
 	at += 1 + *win_at(s, at);
-	if (h->type == CLIENT_HELLO) {
-		at += 2 + two_bytes(s, at); /* cipher suites */
-		if (at >= h->end)
-			return 0;
+	if (type == CLIENT_HELLO) {
+		if (at + 2 > have)
+			return false;
+		at += 2 + two_bytes(win_at(s, at)); /* cipher suites */
+		if (at >= have)
+			return false;
 		at += 1 + *win_at(s, at); /* compression methods */
 	} else {
 		at += 3;
 	}
-	return at + 2 <= h->end && two_bytes(s, at) ? at + 2 : 0;
+	h->line = type;
+	h->frame_end = RECORD_HEAD + 4 + length;
+	h->next = RECORD_HEAD + at - first;
+	h->records = type == SERVER_HELLO ? version : 0;
+	if (h->next == h->frame_end) /* before 1.3 there may be none */
+		return true;
+	h->next += 2;
+	return at + 2 <= have && h->next + two_bytes(win_at(s, at)) == h->frame_end;
 }
 
-/* The message at win[at .. have), which is in a record of `room` bytes. */
-__noinline int read_hello(struct scratch *s, u32 at, u32 have, u32 room)
+/* The name at win[at], of the extension's `length` bytes: a list of one host_name, as all send it. */
+static __always_inline void keep_name(struct scratch *s, struct conn *c, struct half *h, u32 at, u32 length)
 {
-	struct scratch *ctx = s;
-	struct hello *h;
-	u32 whole;
+	u32 n = length - 5;
 
-	if (!s || at > RECORD_HEAD || have > WINDOW_READ)
-		return 0;
-	h = &s->hello;
-	h->version = h->name_len = h->hidden = 0;
-	h->type = *win_at(s, at);
-	whole = at + 4 + (big_endian(win_at(s, at)) & 0xffffff);
-	if ((h->type != CLIENT_HELLO && h->type != SERVER_HELLO) || whole > at + room || have < at + HELLO_SESSION + 4 ||
-	    *win_at(s, at + 4) != 3)
-		return 0;
-	h->end = whole < have ? whole : have;
-	h->at = extensions_at(s, at);
-	if (h->at)
-		bpf_loop(MAX_EXTENSIONS, take_extension, &ctx, 0);
-	if (whole > have || (h->at && h->at != whole) || h->hidden)
-		h->name_len = 0;
-	else if (!h->version)
-		h->version = two_bytes(s, at + 4); /* of a server: no newer one was chosen */
-	return 0;
-}
-
-static __always_inline void keep_hello(struct scratch *s, struct conn *c)
-{
-	struct hello *h = &s->hello;
-	u32 n = h->name_len;
-
-	if (h->type == SERVER_HELLO && h->version >= 0x300 && h->version <= 0x304)
-		c->tls_version = h->version;
 	barrier_var(n);
-	if (h->type != CLIENT_HELLO || !n || n > HOST_MAX)
+	if (length <= 5 || n > HOST_MAX || *win_at(s, at + 6) || two_bytes(win_at(s, at + 7)) != n || at + NAME_AT + n > s->have)
 		return;
-	c->name_len = n;
-	bpf_probe_read_kernel(c->slot.e.text, n, win_at(s, h->name)); /* nothing waits in the slot of TLS records */
+	bpf_probe_read_kernel(c->slot.e.text, n, win_at(s, at + NAME_AT)); /* nothing waits in the slot of TLS records */
+	h->records = n;
+}
+
+static __always_inline bool hello_extension(struct scratch *s, struct conn *c, struct half *h, u32 at)
+{
+	u32 type = two_bytes(win_at(s, at)), length = two_bytes(win_at(s, at + 2));
+
+	if (at + 4 > s->have || h->next + 4 + length > h->frame_end)
+		return false;
+	h->next += 4 + length;
+	if (type == EXTENSION_ENCRYPTED_HELLO)
+		h->gap = 1;
+	if (type == EXTENSION_SERVER_NAME && h->line == CLIENT_HELLO)
+		keep_name(s, c, h, at, length);
+	if (type != EXTENSION_SUPPORTED_VERSIONS || h->line != SERVER_HELLO)
+		return true;
+	if (length != 2 || at + 6 > s->have)
+		return false;
+	c->tls_version = two_bytes(win_at(s, at + 4));
+	return true;
+}
+
+/* What c->half says of TLS records, one half for each way: `seq` of the first byte; `next`, where the walk is, and
+ * `frame_end`, where the message ends, both from there; `keep`, the record's length; `line`, the message's type; `records`,
+ * the server's legacy_version or the length of the client's name; `gap`: that name is not the server's. */
+static long hello_step(u32 i, struct hello_walk *w)
+{
+	struct scratch *s = w->s;
+	struct conn *c = w->c;
+	struct half *h = &c->half[s->op.way & 1];
+	u64 off = h->next - (u32)(s->op.seq - h->seq);
+	bool head = h->next == RECORD_HEAD, over = h->next == h->frame_end;
+	int at;
+
+	if (over || off >= s->op.len) { /* in a call that follows, unless it passed unseen before this one */
+		s->hello_goes_on = !over && (s64)off >= 0;
+		return 1;
+	}
+	at = reach(s, off, head ? WINDOW_FIRST : NAME_AT + HOST_MAX);
+	if (at < 0)
+		return 1;
+	return head ? !hello_head(s, h, at) : !hello_extension(s, c, h, at);
+}
+
+static __always_inline bool begin_hello(struct scratch *s, struct half *h)
+{
+	if (s->op.len < RECORD_HEAD || read_bytes(s, 0, 0, RECORD_HEAD) || s->win[0] != RECORD_HANDSHAKE)
+		return false;
+	h->seq = s->op.seq;
+	h->next = RECORD_HEAD;
+	h->frame_end = 0;
+	h->keep = two_bytes(s->win + 3);
+	h->gap = h->line = h->records = 0;
+	return true;
+}
+
+/* The walk is over. */
+static __always_inline void end_hello(struct conn *c, struct half *h)
+{
+	if (h->next != h->frame_end)
+		return;
+	if (h->line == SERVER_HELLO && !c->tls_version) /* no newer one was chosen */
+		c->tls_version = h->records;
+	if (h->line == CLIENT_HELLO && !h->gap)
+		c->name_len = h->records;
 }
 
 /* A call on a connection with TLS records, s->op. */
 __noinline int look_for_hello(struct scratch *s, struct conn *c)
 {
-	u32 n, at = 0, room = 16384;
+	struct hello_walk w = { s, c };
 	u8 passed, begun;
+	struct half *h;
 
 	if (!s || !c)
 		return 0;
 	passed = HELLO_PASSED << (s->op.way & 1);
 	begun = HELLO_BEGUN << (s->op.way & 1);
+	h = &c->half[s->op.way & 1];
 	if (c->hello & passed)
 		return 0;
-	n = s->op.len < WINDOW_READ ? s->op.len : WINDOW_READ;
-	if (n < RECORD_HEAD || read_bytes(s, 0, 0, n)) {
-		c->hello |= passed;
-		return 0;
-	}
-	if (!(c->hello & begun)) {
-		at = RECORD_HEAD;
-		room = two_bytes(s, 3);
-		if (n == RECORD_HEAD && s->win[0] == RECORD_HANDSHAKE) { /* the rest comes by the next call */
-			c->hello |= begun;
+	s->hello_goes_on = 0;
+	s->off = s->have = 0;
+	if (c->hello & begun || begin_hello(s, h)) {
+		c->hello |= begun;
+		bpf_loop(MAX_EXTENSIONS, hello_step, &w, 0);
+		if (s->hello_goes_on)
 			return 0;
-		}
+		end_hello(c, h);
 	}
 	c->hello |= passed;
-	if (at && s->win[0] != RECORD_HANDSHAKE)
-		return 0;
-	read_hello(s, at, n, room);
-	keep_hello(s, c);
 	return 0;
 }
 

@@ -130,18 +130,6 @@ struct known_route {
 	u64 route;
 };
 
-/* Where read_hello() is, and what it found. */
-struct hello {
-	u32 at;       /* in win: the next extension */
-	u32 end;      /* of the message, or of what is there of it */
-	u32 type;     /* of the message */
-	u32 version;  /* 0: not said */
-	u32 name;     /* in win */
-	u32 name_len; /* 0: not said */
-	u32 hidden;   /* the server's real name is encrypted */
-	u32 pad;
-};
-
 struct scratch {
 	struct op op;
 	struct head head;
@@ -155,6 +143,8 @@ struct scratch {
 	u32 leaving_to; /* kind */
 	u32 slot; /* which scratch this is */
 	u32 busy; /* uprobes may be preempted: one is at work here */
+	u32 hello_goes_on; /* look_for_hello(): in a later call */
+	u32 pad;
 	u64 seed; /* of the last ids; 0: none yet */
 	u64 fit_at;    /* HTTP/2: how far the call's bytes are frames */
 	u32 fit;
@@ -166,7 +156,6 @@ struct scratch {
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
-	struct hello hello;
 	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */

@@ -48,6 +48,13 @@ def test_older_versions(wire: Wire, how: str, version: str, pem: Path) -> None:
     check(wire, way, [Row("GET", "/", 200)])
 
 
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_hello_in_pieces(wire: Wire, version: str, pem: Path) -> None:
+    way = "in_pieces", version, str(pem)
+    wire.run(secure(wire, way).client(head(host="")).server(answer(200)).close())
+    check(wire, way, [Row("GET", "/", 200, host="localhost", flags=NAMED)])
+
+
 @pytest.mark.parametrize("target", ["/a", "/" + "long" * 300])
 def test_server_name_where_there_is_no_host(wire: Wire, tls_way: Way, target: str) -> None:
     talk = secure(wire, tls_way)

@@ -8,6 +8,7 @@ of that kind does: on sockets each end blocks in a thread of its own; through me
 from __future__ import annotations
 
 import ctypes
+import select
 import socket
 import ssl
 import subprocess
@@ -53,8 +54,9 @@ def contexts(pem: str, version: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 class Memory:
     """A connection whose records this class moves between two memory BIOs and the socket."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None) -> None:
-        """name: of the server, for a client; None: this is the server."""
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None, most: int = 65536) -> None:
+        """name: of the server, for a client; None: this is the server. most: bytes read at once."""
+        self._most = most
         self._sock, self._in, self._out = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, name is None, name or None)
 
@@ -76,11 +78,14 @@ class Memory:
             self._sock.sendall(data)
 
     def fill(self) -> None:
-        data = self._sock.recv(65536)
+        data = self._sock.recv(self._most)
         if data:
             self._in.write(data)
         else:
             self._in.write_eof()
+
+    def has_more(self) -> bool:
+        return bool(select.select([self._sock], [], [], 0)[0])
 
     def send(self, data: bytes) -> int:
         sent = self._tls.write(data)
@@ -133,11 +138,25 @@ def through_memory(
     client: socket.socket, server: socket.socket, pem: str, version: str, name: str
 ) -> tuple[Memory, Memory]:
     here, there = contexts(pem, version)
-    ends = Memory(client, here, name), Memory(server, there, None)
+    return shake_hands(Memory(client, here, name), Memory(server, there, None))
+
+
+def in_pieces(client: socket.socket, server: socket.socket, pem: str, version: str, name: str) -> tuple[Memory, Memory]:
+    """The client's hello has 3 kB, and none is read at once."""
+    here, there = contexts(pem, version)
+    here.set_alpn_protocols([str(i) * 250 for i in range(10)] + ["http/1.1"])
+    there.set_alpn_protocols(["http/1.1"])
+    return shake_hands(Memory(client, here, name, 600), Memory(server, there, None, 600))
+
+
+def shake_hands(*ends: Memory) -> tuple[Memory, Memory]:
+    """Of client and server."""
     over = [ends[0].step(), False]
     while not all(over):
         for i in (1, 0):
             if not over[i]:
                 ends[i].fill()
+                while ends[i].has_more():
+                    ends[i].fill()
                 over[i] = ends[i].step()
-    return ends
+    return ends[0], ends[1]
