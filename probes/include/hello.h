@@ -10,6 +10,7 @@
 #define STINGLESS_HELLO_H
 
 #include "h2_format.h"
+#include "random.h"
 
 #define RECORD_HEAD 5 /* type, version, length (RFC 8446, 5.1) */
 #define RECORD_HANDSHAKE 22
@@ -32,7 +33,7 @@ static __always_inline u32 two_bytes(const u8 *p)
 }
 
 /* The message's first part, at win[at]: where its extensions begin and end. Returns whether they can be walked. */
-static __always_inline bool hello_head(struct scratch *s, struct half *h, u32 at)
+static __always_inline bool hello_head(struct scratch *s, struct conn *c, struct half *h, u32 at)
 {
 	u32 type = *win_at(s, at), first = at, length = big_endian(win_at(s, at)) & 0xffffff;
 	u32 version = two_bytes(win_at(s, at + 4)), have = s->have;
@@ -43,6 +44,7 @@ static __always_inline bool hello_head(struct scratch *s, struct half *h, u32 at
 	at += HELLO_SESSION;
 	at += 1 + *win_at(s, at);
 	if (type == CLIENT_HELLO) {
+		note_random(s, c, first);
 		if (at + 2 > have)
 			return false;
 		at += 2 + two_bytes(win_at(s, at)); /* cipher suites */
@@ -112,7 +114,7 @@ static long hello_step(u32 i, struct hello_walk *w)
 	at = reach(s, off, head ? WINDOW_FIRST : NAME_AT + HOST_MAX);
 	if (at < 0)
 		return 1;
-	return head ? !hello_head(s, h, at) : !hello_extension(s, c, h, at);
+	return head ? !hello_head(s, c, h, at) : !hello_extension(s, c, h, at);
 }
 
 static __always_inline bool begin_hello(struct scratch *s, struct half *h)

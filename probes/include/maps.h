@@ -152,6 +152,14 @@ struct {
 	__type(value, struct tls_link);
 } tls_links SEC(".maps");
 
+/* The connections' sockets by their clients' randoms. Inserted when a client's hello passes; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct random_key);
+	__type(value, u64);
+} randoms SEC(".maps");
+
 /* Keyed by thread. Inserted at its first call of a TLS library or read of TLS records; the LRU replaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -145,6 +145,7 @@ struct scratch {
 	u32 busy; /* uprobes may be preempted: one is at work here */
 	u32 hello_goes_on; /* look_for_hello(): in a later call */
 	u32 pad;
+	u64 found_sk; /* find_by_random() */
 	u64 seed; /* of the last ids; 0: none yet */
 	u64 fit_at;    /* HTTP/2: how far the call's bytes are frames */
 	u32 fit;

@@ -41,14 +41,36 @@ static __always_inline void describe_plaintext(struct scratch *s, struct tls_lin
 	s->op.buf.skip = 0;
 }
 
+/* The object's link, if the client's random ties it. */
+static __always_inline struct tls_link *tie_by_random(struct scratch *s, u64 ssl)
+{
+	struct tls_link *link = s ? make_link(ssl) : NULL;
+	struct conn *sign;
+
+	if (!link || link->tries >= OBJECT_TRIES)
+		return NULL;
+	link->tries++;
+	find_by_random(s, ssl);
+	if (!s->found_sk)
+		return NULL;
+	sign = link->sign != s->found_sk ? get_conn(link->sign) : NULL;
+	if (sign && sign->kind == KIND_TLS && sign->ssl == ssl) /* a neighbour in the thread, no more */
+		sign->ssl = 0;
+	tie(get_conn(s->found_sk), ssl);
+	return get_link(ssl);
+}
+
 /* The call's arguments, and whether the object is tied. */
-static __always_inline struct tls_link *note_call(struct tls_thread *t, struct pt_regs *ctx, u32 call, u32 kind)
+static __always_inline struct tls_link *note_call(struct scratch *s, struct tls_thread *t, struct pt_regs *ctx, u32 call,
+						  u32 kind)
 {
 	u64 ssl = PT_REGS_PARM1(ctx), fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 	struct tls_link *link = get_link(ssl);
 
 	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
 	barrier_var(fifth);
+	if (!link && !(call & TLS_MAYBE))
+		link = tie_by_random(s, ssl);
 	if (!link && t->received) {
 		suppose(t->received, ssl);
 		t->received = 0;
@@ -74,7 +96,7 @@ static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u
 
 	if (!t)
 		return false;
-	link = note_call(t, ctx, call, kind);
+	link = note_call(s, t, ctx, call, kind);
 	if (!link || !writes(kind) || kind == TLS_SENDFILE || !sends_matter(get_conn(link->sk | 1), t->len) ||
 	    is_closed(link->sk))
 		return false;
@@ -168,6 +190,8 @@ static __always_inline bool leave_call(struct scratch *s, struct pt_regs *ctx, u
 	t->ssl = 0;
 	bytes = moved(t, ctx);
 	link = get_link(ssl);
+	if (!link && !t->maybe)
+		link = tie_by_random(s, ssl);
 	t->worked = link ? 0 : ssl;
 	if (!link && bytes > 0 && !t->maybe)
 		lose_plaintext(ssl, svc);

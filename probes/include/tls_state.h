@@ -29,7 +29,13 @@ struct tls_link {
 	u32 sent; /* bytes of plaintext so far, in place of TCP sequence numbers */
 	u32 received;
 	u32 lost; /* said to be lost */
-	u32 pad;
+	u32 tries; /* calls in which it was looked for by the client's random */
+};
+
+struct random_key { /* a client's random, as a process sent or received it */
+	u64 words[2]; /* of its four the middle ones */
+	u32 tgid;
+	u32 way;
 };
 
 struct tls_thread { /* where a thread is among calls of a TLS library and of sockets */

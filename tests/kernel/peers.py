@@ -182,6 +182,16 @@ class Actor:
         ends = wrap(self.sockets[client], self.sockets[server], pem, version, name)
         self.sockets[client], self.sockets[server] = ends
 
+    def op_memory(self, name: str, version: str, pem: str, server_name: str | None) -> None:
+        """This end speaks TLS through memory from now on, in steps: op_each."""
+        tls = importlib.import_module("kernel.tls")
+        context = tls.contexts(pem, version)[server_name is None]
+        self.sockets[name] = tls.Memory(self.sockets[name], context, server_name)
+
+    def op_each(self, names: Sequence[str], method: str, *arguments: Any) -> list[Any]:
+        """The same on each of these, one behind the other."""
+        return [getattr(self.sockets[name], method)(*arguments) for name in names]
+
     def op_now(self) -> int:
         """CLOCK_MONOTONIC in ns."""
         return time.monotonic_ns()

@@ -65,13 +65,25 @@ class Memory:
 
     def step(self) -> bool:
         """Goes on with the handshake; whether it is over."""
+        over = self.shake()
+        self.flush()
+        return over
+
+    def shake(self) -> bool:
+        """As `step`, but what is to be sent waits."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
-            self.flush()
             return False
-        self.flush()
         return True
+
+    def put(self, data: str) -> None:
+        """What is to be sent waits."""
+        self._tls.write(data.encode("latin-1"))
+
+    def get(self) -> str:
+        """What was received, as far as it is there."""
+        return self._tls.read(65536).decode("latin-1")
 
     def flush(self) -> None:
         if data := self._out.read():

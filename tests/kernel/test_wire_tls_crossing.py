@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that a program moves for many connections in turns, so that no call's neighbour in the thread is its own.
+
+As under anyio, where between the library's call and the socket's other tasks run. The other end is another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from instrumenter.bpf.abi import Direction
+from kernel.harness import Peer, Wire
+from kernel.http1 import answer, head
+from kernel.secure import attach
+from kernel.seen import Row
+
+pytestmark = pytest.mark.kernel
+
+NAMES = [f"n{i}" for i in range(8)]
+
+
+@pytest.fixture
+def other() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+def move(end: Peer, *steps: str) -> list[str]:
+    """Each step on all connections, before the next one; what the last gave."""
+    return list(end.run([["each", NAMES, step] for step in steps])[-1])
+
+
+def say(end: Peer, peer: Peer, data: bytes) -> None:
+    """On all connections the same."""
+    end.run([["each", NAMES, "put", data.decode("latin-1")]])
+    move(end, "flush")
+    assert move(peer, "fill", "get") == [data.decode("latin-1")] * len(NAMES)
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@pytest.mark.parametrize("watched", ["client", "server"])
+def test_each_is_known_by_its_random(wire: Wire, other: Peer, pem: Path, watched: str, version: str) -> None:
+    client, server = (wire.peer, other) if watched == "client" else (other, wire.peer)
+    with closing(attach(wire)):
+        port = server.run([["listen", "all", "ipv4"]])[0]
+        client.run([["connect", name, "ipv4", port] for name in NAMES])
+        server.run([["accept", name, "all"] for name in NAMES])
+        client.run([["memory", name, version, str(pem), "localhost"] for name in NAMES])
+        server.run([["memory", name, version, str(pem), None] for name in NAMES])
+        move(client, "shake", "flush")
+        move(server, "fill", "shake", "flush")
+        move(client, "fill", "shake", "flush")
+        move(server, "fill", "shake", "flush")
+        if version == "TLSv1_2":
+            move(client, "fill", "shake")
+        for i in range(2):
+            say(client, server, head("GET", f"/{i}"))
+            say(server, client, answer(200 + i, b"x"))
+        move(client, "close")
+        move(server, "close")
+    found = wire.collect()
+    assert wire.losses() == {}
+    rows = [Row("GET", f"/{i}", 200 + i, 0, 1) for i in range(2) for _ in NAMES]
+    assert [each.row for each in found] == rows
+    assert {each.direction for each in found} == {Direction.CLIENT if watched == "client" else Direction.SERVER}
+    assert len({each.connection for each in found}) == len(NAMES)
