@@ -143,8 +143,8 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
-/* Keyed by a TLS library's object. Inserted when its socket becomes known, or its plaintext is lost; deleted with the
- * object. What a process leaves behind the LRU replaces. */
+/* Keyed by a TLS library's object. Inserted when its socket becomes known or is looked for, or its plaintext is lost;
+ * deleted with the object. What a process leaves behind the LRU replaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
 /*
  * The client's random (RFC 8446, 4.1.2) as a sign of its own. It passes on the socket in plain (hello.h), and OpenSSL keeps
- * it within its object for the connection (from 3.0 on: before, it is behind a pointer). Sixteen bytes that are equal are
- * no accident, so that one sign is enough, whatever other connections the thread worked on in between. No place in the
- * object is known beforehand: it is looked for.
+ * it within its object for the connection; in 1.1 behind a pointer there. Sixteen bytes that are equal are no accident, so
+ * that one sign is enough, whatever other connections the thread worked on in between. It is looked for: where it is
+ * differs by version.
  */
 #ifndef STINGLESS_RANDOM_H
 #define STINGLESS_RANDOM_H
@@ -14,6 +14,7 @@
 #define RANDOM_AT 14     /* of the second quarter, in a hello: type, length (3), version (2), 8 bytes that may be a clock */
 #define OBJECT_READ 1024 /* bytes of an object that are looked at */
 #define OBJECT_TRIES 8   /* in so many calls at most */
+#define BEHIND_POINTER 192 /* OpenSSL 1.1, ssl3_state_st: that quarter of client_random */
 
 /* As the first hello of a connection passed. It is also kept with the connection: its socket's address may have a new one. */
 static __always_inline void note_random(struct scratch *s, struct conn *c, u32 at)
@@ -46,10 +47,13 @@ static long try_words(u32 i, struct scratch **ctx)
 {
 	struct scratch *s = *ctx;
 	struct random_key key = { .tgid = bpf_get_current_pid_tgid() >> 32, .way = SENT };
-	u64 sent, received;
+	u64 sent, received, first = word_at(win_at(s, i * 8));
 
-	key.words[0] = word_at(win_at(s, i * 8));
+	key.words[0] = first;
 	key.words[1] = word_at(win_at(s, i * 8 + 8));
+	if (!(first >> 48) && first >> 16 &&
+	    bpf_probe_read_user(key.words, sizeof(key.words), (void *)first + BEHIND_POINTER))
+		return 0;
 	if (!(key.words[0] >> 48) || !(key.words[1] >> 48))
 		return 0;
 	sent = with_random(&key);

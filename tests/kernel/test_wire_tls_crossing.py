@@ -7,7 +7,6 @@ As under anyio, where between the library's call and the socket's other tasks ru
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,17 @@ import pytest
 from instrumenter.bpf.abi import Direction
 from kernel.harness import Peer, Wire
 from kernel.http1 import answer, head
-from kernel.secure import attach
 from kernel.seen import Row
 
 pytestmark = pytest.mark.kernel
 
 NAMES = [f"n{i}" for i in range(8)]
+
+
+@pytest.fixture
+def wire(tls_wire: Wire) -> Wire:
+    tls_wire.begin()
+    return tls_wire
 
 
 @pytest.fixture
@@ -45,23 +49,22 @@ def say(end: Peer, peer: Peer, data: bytes) -> None:
 @pytest.mark.parametrize("watched", ["client", "server"])
 def test_each_is_known_by_its_random(wire: Wire, other: Peer, pem: Path, watched: str, version: str) -> None:
     client, server = (wire.peer, other) if watched == "client" else (other, wire.peer)
-    with closing(attach(wire)):
-        port = server.run([["listen", "all", "ipv4"]])[0]
-        client.run([["connect", name, "ipv4", port] for name in NAMES])
-        server.run([["accept", name, "all"] for name in NAMES])
-        client.run([["memory", name, version, str(pem), "localhost"] for name in NAMES])
-        server.run([["memory", name, version, str(pem), None] for name in NAMES])
-        move(client, "shake", "flush")
-        move(server, "fill", "shake", "flush")
-        move(client, "fill", "shake", "flush")
-        move(server, "fill", "shake", "flush")
-        if version == "TLSv1_2":
-            move(client, "fill", "shake")
-        for i in range(2):
-            say(client, server, head("GET", f"/{i}"))
-            say(server, client, answer(200 + i, b"x"))
-        move(client, "close")
-        move(server, "close")
+    port = server.run([["listen", "all", "ipv4"]])[0]
+    client.run([["connect", name, "ipv4", port] for name in NAMES])
+    server.run([["accept", name, "all"] for name in NAMES])
+    client.run([["memory", name, version, str(pem), "localhost"] for name in NAMES])
+    server.run([["memory", name, version, str(pem), None] for name in NAMES])
+    move(client, "shake", "flush")
+    move(server, "fill", "shake", "flush")
+    move(client, "fill", "shake", "flush")
+    move(server, "fill", "shake", "flush")
+    if version == "TLSv1_2":
+        move(client, "fill", "shake")
+    for i in range(2):
+        say(client, server, head("GET", f"/{i}"))
+        say(server, client, answer(200 + i, b"x"))
+    move(client, "close")
+    move(server, "close")
     found = wire.collect()
     assert wire.losses() == {}
     rows = [Row("GET", f"/{i}", 200 + i, 0, 1) for i in range(2) for _ in NAMES]
