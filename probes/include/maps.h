@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
 /*
- * All state of the kernel side. Python sets the sizes that
+ * All state of the kernel side, but of TLS (tls_state.h). Python sets the sizes that
  * stand here as 1 before it loads (instrumenter/bpf/program.py).
  */
 #ifndef STINGLESS_MAPS_H
@@ -142,39 +142,6 @@ struct {
 	__type(key, u64);
 	__type(value, struct call);
 } calls SEC(".maps");
-
-/* Keyed by a TLS library's object. Inserted when its socket becomes known or is looked for, or its plaintext is lost;
- * deleted with the object. What a process leaves behind the LRU replaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct tls_key);
-	__type(value, struct tls_link);
-} tls_links SEC(".maps");
-
-/* The connections' sockets by their clients' randoms. Inserted when a client's hello passes; the LRU replaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct random_key);
-	__type(value, u64);
-} randoms SEC(".maps");
-
-/* Keyed by thread. Inserted at its first call of a TLS library or read of TLS records; the LRU replaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, u64);
-	__type(value, struct tls_thread);
-} tls_threads SEC(".maps");
-
-/* Keyed by process. Inserted when Python is told that TLS records were seen there; the LRU replaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, u32);
-	__type(value, struct tls_told);
-} tls_told SEC(".maps");
 
 /* Keyed by the hash of a pattern that Python was told. Inserted when it is; the LRU replaces, then it is told again. */
 struct {

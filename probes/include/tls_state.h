@@ -57,4 +57,37 @@ struct tls_told { /* when Python was last told of a process's TLS, and how long 
 	u64 wait_ns;
 };
 
+/* Keyed by a TLS library's object. Inserted when its socket becomes known or is looked for, or its plaintext is lost;
+ * deleted with the object. What a process leaves behind the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct tls_key);
+	__type(value, struct tls_link);
+} tls_links SEC(".maps");
+
+/* The connections' sockets by their clients' randoms. Inserted when a client's hello passes; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct random_key);
+	__type(value, u64);
+} randoms SEC(".maps");
+
+/* Keyed by thread. Inserted at its first call of a TLS library or read of TLS records; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct tls_thread);
+} tls_threads SEC(".maps");
+
+/* Keyed by process. Inserted when Python is told that TLS records were seen there; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, struct tls_told);
+} tls_told SEC(".maps");
+
 #endif
