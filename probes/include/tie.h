@@ -45,18 +45,25 @@ static __always_inline struct tls_link *get_link(u64 ssl)
 	return c && c->tls && (c->kind == KIND_OTHER || c->kind == KIND_TIED) && c->ssl == ssl ? link : NULL;
 }
 
+/* Tied or not. */
+static __always_inline struct tls_link *any_link(u64 ssl)
+{
+	struct tls_key key;
+
+	tls_key(&key, ssl);
+	return bpf_map_lookup_elem(&tls_links, &key);
+}
+
 /* Inserted, if it is new. */
 static __always_inline struct tls_link *make_link(u64 ssl)
 {
+	struct tls_link *link = any_link(ssl);
+	struct conn *zero = link ? NULL : zeros();
 	struct tls_key key;
-	struct tls_link *link;
-	struct conn *zero;
 
-	tls_key(&key, ssl);
-	link = bpf_map_lookup_elem(&tls_links, &key);
-	zero = link ? NULL : zeros();
 	if (!zero)
 		return link;
+	tls_key(&key, ssl);
 	bpf_map_update_elem(&tls_links, &key, zero, BPF_ANY);
 	return bpf_map_lookup_elem(&tls_links, &key);
 }

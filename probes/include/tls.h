@@ -42,12 +42,11 @@ static __always_inline void describe_plaintext(struct scratch *s, struct tls_lin
 }
 
 /* The object's link, if the client's random ties it. */
-static __always_inline struct tls_link *tie_by_random(struct scratch *s, u64 ssl)
+static __always_inline struct tls_link *tie_by_random(struct scratch *s, struct tls_link *link, u64 ssl)
 {
-	struct tls_link *link = s ? make_link(ssl) : NULL;
 	struct conn *sign;
 
-	if (!link || link->tries >= OBJECT_TRIES)
+	if (!s || !link || link->tries >= OBJECT_TRIES)
 		return NULL;
 	link->tries++;
 	find_by_random(s, ssl);
@@ -69,8 +68,8 @@ static __always_inline struct tls_link *note_call(struct scratch *s, struct tls_
 
 	barrier_var(fourth); /* or the compiler chooses between their addresses, which the verifier does not take */
 	barrier_var(fifth);
-	if (!link && !(call & TLS_MAYBE))
-		link = tie_by_random(s, ssl);
+	if (!link) /* in its first call nothing has passed yet: that one is looked at when it returns */
+		link = tie_by_random(s, any_link(ssl), ssl);
 	if (!link && t->received) {
 		suppose(t->received, ssl);
 		t->received = 0;
@@ -191,7 +190,7 @@ static __always_inline bool leave_call(struct scratch *s, struct pt_regs *ctx, u
 	bytes = moved(t, ctx);
 	link = get_link(ssl);
 	if (!link && !t->maybe)
-		link = tie_by_random(s, ssl);
+		link = tie_by_random(s, make_link(ssl), ssl);
 	t->worked = link ? 0 : ssl;
 	if (!link && bytes > 0 && !t->maybe)
 		lose_plaintext(ssl, svc);
