@@ -86,22 +86,33 @@ static __always_inline struct tls_link *note_call(struct scratch *s, struct tls_
 	return link;
 }
 
-/* Whether the op in *s is to be processed. What finds no work space here is taken at the return instead. */
+/* A program may write before the handshake is over, and must try again then. */
+static __always_inline bool shakes_hands(struct tls_link *link)
+{
+	struct conn *records = get_conn(link->sk);
+
+	return records && records->kind == KIND_TIED;
+}
+
+/* Whether the op in *s is to be processed. What comes too early, or finds no work space, is taken at the return instead. */
 static __always_inline bool enter_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
 {
 	u32 kind = call & TLS_KIND;
 	struct tls_thread *t = get_thread();
 	struct tls_link *link;
+	struct conn *c;
 
 	if (!t)
 		return false;
 	link = note_call(s, t, ctx, call, kind);
-	if (!link || !writes(kind) || kind == TLS_SENDFILE || !sends_matter(get_conn(link->sk | 1), t->len) ||
-	    is_closed(link->sk))
+	if (!link || !writes(kind) || kind == TLS_SENDFILE)
+		return false;
+	c = get_conn(link->sk | 1);
+	if (!sends_matter(c, t->len) || is_closed(link->sk))
 		return false;
 	if (kind == TLS_WRITE)
 		t->len = (u32)t->len; /* an int */
-	if (!s) {
+	if (!s || (!c && shakes_hands(link))) {
 		t->late = 1;
 		return false;
 	}
