@@ -4,6 +4,7 @@
 #define STINGLESS_ENDPOINTS_H
 
 #include <bpf/bpf_endian.h>
+#include "conns.h"
 #include "peek.h"
 
 static __always_inline void read_endpoints(struct exchange *x, u64 sk)
@@ -33,7 +34,7 @@ static __always_inline struct conn *records_of(const struct conn *c)
 {
 	u64 sk = sock_of(c->sk);
 
-	return is_plaintext(c->sk) ? bpf_map_lookup_elem(&conns, &sk) : NULL;
+	return is_plaintext(c->sk) ? get_conn(sk) : NULL;
 }
 
 static __always_inline u16 tls_version(const struct conn *c)

@@ -8,6 +8,7 @@
 #ifndef STINGLESS_RANDOM_H
 #define STINGLESS_RANDOM_H
 
+#include "conns.h"
 #include "line.h"
 #include "tls_state.h"
 
@@ -32,7 +33,7 @@ static __always_inline void note_random(struct scratch *s, struct conn *c, u32 a
 static __always_inline u64 with_random(struct random_key *key)
 {
 	u64 *sk = bpf_map_lookup_elem(&randoms, key), at = sk ? *sk : 0;
-	struct conn *c = at ? bpf_map_lookup_elem(&conns, &at) : NULL;
+	struct conn *c = at ? get_conn(at) : NULL;
 	const u64 *own;
 
 	if (!c || c->kind != KIND_TLS)
