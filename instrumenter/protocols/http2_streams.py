@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from instrumenter.bpf.abi import AGENT_MAX, HOST_MAX, METHOD_MAX, STATE_MAX, TARGET_MAX, Direction, Outcome
+from instrumenter.bpf.abi import AGENT_MAX, HOST_MAX, IN_PREFIX, METHOD_MAX, STATE_MAX, TARGET_MAX, Direction, Outcome
 from instrumenter.protocols.http2_events import Half
 from instrumenter.protocols.http2_headers import UNKNOWN, FieldList, Unknown, Value
 from instrumenter.protocols.rpc import is_grpc
@@ -139,12 +139,12 @@ class Body:
     size: int = 0
     messages: int | None = 0
 
-    left: int = 0  # of a gRPC message, still to come
+    left: int = 0  # of a gRPC message, still to come; IN_PREFIX: its prefix is not whole
 
     def add_frame(self, framed: Framed) -> None:
         """Whoever walks the frames knows only the last stream's messages; here every stream's are known."""
         self.size += framed.size
-        if self.left >= framed.size:  # nothing but the rest of a message
+        if framed.size <= self.left != IN_PREFIX:  # nothing but the rest of a message
             self.left -= framed.size
         elif framed.unknown or framed.before != self.left or self.messages is None:
             self.messages, self.left = None, 0

@@ -56,11 +56,14 @@ struct endpoints {
 	unsigned short tls_version; /* as in struct exchange */
 };
 
-/* gRPC's messages in a DATA frame, if it is that: each has a compressed-flag and a length before it. */
+#define IN_PREFIX 4294967295U
+
+/* gRPC's messages in a DATA frame, if it is that: each has a prefix, a compressed-flag and a length. */
 struct data_frame {
-	unsigned int before; /* bytes of the frame that were taken for the rest of a message begun before */
-	unsigned int after;  /* bytes of the last message that are still to come */
-	unsigned short messages;
+	unsigned int before; /* bytes of the frame that were taken for the rest of a message begun before; IN_PREFIX: it
+			      * begins inside of a prefix */
+	unsigned int after;  /* bytes of the last message that are still to come; IN_PREFIX: it ends inside of a prefix */
+	unsigned short messages; /* whose prefix ends in it */
 	unsigned char unknown; /* they could not be followed */
 	unsigned char padding; /* pad length, of a PADDED frame */
 };

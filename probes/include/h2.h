@@ -19,7 +19,7 @@ static __always_inline long lose_frames(struct scratch *s, struct conn *c, struc
 	h->next = NOWHERE;
 	h->gap = 1;
 	h->line = 0;
-	h->message_stream = h->message_left = 0;
+	h->message_stream = h->message_left = h->prefix = 0;
 	return 1;
 }
 
@@ -29,7 +29,7 @@ static __always_inline long pass_unseen(struct scratch *s, struct conn *c, struc
 	if (h->phase != PHASE_DATA)
 		return lose_frames(s, c, h, reason);
 	h->unknown = 1;
-	h->message_left = 0;
+	h->message_left = h->prefix = 0;
 	h->next = h->frame_end;
 	return 0;
 }
@@ -45,7 +45,11 @@ static __always_inline void begin_data(struct half *h, const u8 *head, u32 lengt
 	h->unknown = !!(head[4] & FRAME_PADDED);
 	if (h->message_stream != stream) {
 		h->message_stream = stream;
-		h->message_left = 0;
+		h->message_left = h->prefix = 0;
+	}
+	if (h->prefix) {
+		h->before = IN_PREFIX;
+		return;
 	}
 	rest = h->message_left < length && !h->unknown ? h->message_left : h->unknown ? 0 : length;
 	h->before = rest;
@@ -57,7 +61,7 @@ static __always_inline void begin_data(struct half *h, const u8 *head, u32 lengt
 static __always_inline long end_data(struct scratch *s, struct conn *c, struct half *h)
 {
 	u64 *head = (u64 *)s->frame;
-	u64 said = h->before | (u64)h->message_left << 32;
+	u64 said = h->before | (u64)(h->prefix ? IN_PREFIX : h->message_left) << 32;
 
 	make_room(s, c);
 	*head = (h->frame & 0xffffff) | h->frame >> 24 << 32;
@@ -148,21 +152,38 @@ static __always_inline long keep_payload(struct scratch *s, struct conn *c, stru
 	return 0;
 }
 
-/* gRPC: compressed-flag and length of the next message (PROTOCOL-HTTP2.md, Length-Prefixed-Message); or the pad length. */
+/* gRPC: compressed-flag and length of the next message (PROTOCOL-HTTP2.md, Length-Prefixed-Message), which calls and
+ * frames may cut anywhere: what there is of them waits in h->message_left. Or the pad length. */
 static __always_inline long read_message(struct scratch *s, struct conn *c, struct half *h)
 {
-	u64 room = h->frame_end - h->next, end;
-	int at = reach(s, h->next - s->op.pos, 5);
+	u32 had = h->prefix, there = MESSAGE_PREFIX - had;
+	u64 room = h->frame_end - h->next, read, end;
+	int at = reach(s, h->next - s->op.pos, there);
 	const u8 *p = win_at(s, at);
 
 	if (at < 0)
 		return pass_unseen(s, c, h, LOSS_UNREADABLE);
 	if (h->frame >> 24 & FRAME_PADDED)
 		h->padding = *p;
-	if (h->unknown || room < 5 || s->have < at + 5 || *p > 1 || h->messages == 0xffff)
+	if (h->unknown)
+		return pass_unseen(s, c, h, 0);
+	if (there > s->have - at)
+		there = s->have - at;
+	if (there > room)
+		there = room;
+	read = (u64)big_endian(p) << 8 | p[4];
+	read = (u64)h->message_left << 8 * there | read >> 8 * (MESSAGE_PREFIX - there);
+	h->next += there;
+	if (had + there < MESSAGE_PREFIX) {
+		h->prefix = had + there;
+		h->message_left = read;
+		return 0;
+	}
+	h->prefix = h->message_left = 0;
+	if (read >> 33 || (u32)read == IN_PREFIX || h->messages == 0xffff)
 		return pass_unseen(s, c, h, 0);
 	h->messages++;
-	end = h->next + 5 + big_endian(p + 1);
+	end = h->next + (u32)read;
 	h->message_left = end > h->frame_end ? end - h->frame_end : 0;
 	h->next = end > h->frame_end ? h->frame_end : end;
 	return 0;

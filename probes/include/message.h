@@ -147,7 +147,7 @@ static __always_inline void start_frames(struct half *h, u64 next, u8 phase)
 	h->next = next;
 	h->phase = phase;
 	h->line = h->gap = 0;
-	h->frame = h->message_stream = h->message_left = h->records = h->keep = 0;
+	h->frame = h->message_stream = h->message_left = h->records = h->keep = h->prefix = 0;
 }
 
 /* From here on the connection is of HTTP/2: where each half's first frame begins. The rest of the call is not HTTP/1. */

@@ -22,6 +22,7 @@
 #define TAIL 16           /* of a longer line */
 #define KNOWN_ROUTES 64   /* a power of 2 */
 #define FRAME_HEAD 9
+#define MESSAGE_PREFIX 5
 #define FRAMES_ROOM 2048 /* bytes of frames in one record */
 #define FRAME_LEAST 24   /* of which a frame takes at once at most so many */
 #define MAX_TURNS 65536   /* lines, chunks and messages handled in one call */
@@ -76,7 +77,7 @@ struct half {
 		u64 body;    /* chunked: decoded bytes so far */
 		struct {     /* HTTP/2: the gRPC message that a DATA frame ended in */
 			u32 message_stream;
-			u32 message_left;
+			u32 message_left; /* or, while its prefix is read, what was read of it */
 		};
 	};
 	union {
@@ -98,7 +99,8 @@ struct half {
 	u8 carried; /* a `carry` entry holds the beginning of this head */
 	u8 gap;     /* HTTP/2: frames passed unseen since the last record */
 	u32 records; /* HTTP/2: of this half, so far */
-	u32 keep;    /* HTTP/2: bytes of the payload still to be copied */
+	u32 keep : 24;  /* HTTP/2: bytes of the payload still to be copied */
+	u32 prefix : 8; /* HTTP/2: bytes of a gRPC message's prefix that were read; 0 too if all were */
 };
 
 struct held { /* a request that waits for its response */

@@ -23,24 +23,30 @@ BODIES = {
     "one over frames": ([LARGE[:16384], LARGE[16384:32768], LARGE[32768:]], 1),
     "another behind its end": ([LARGE[:16384], LARGE[16384:32768], LARGE[32768:] + message(7) + message(8)], 3),
     "none": ([b""], 0),
+    "a byte in a frame": ([bytes([byte]) for byte in message(2) + message(0) + message(300)], 3),
+    "a frame with nothing in a prefix": ([message(1)[:3], b"", message(1)[3:]], 1),
 }
+NOT_COUNTED = -1
 
 
-def call(wire: Wire, bodies: list[bytes], cuts: tuple[int, ...] = (), read: tuple[int, ...] = ()) -> Talk:
-    """Each way the same messages; trailers end the response."""
+def call(wire: Wire, bodies: list[bytes], cut: int = 0) -> Talk:
+    """Each way the same messages; trailers end the response. cut: so many bytes of the body's frames, and what is
+    before them, are sent, and read, by one call and what follows by another."""
     client, server = Side(), Side()
     head = block_frames(1, client.request("/a.B/C", "POST", GRPC), False)
     asked = head + b"".join(data(1, body, end=body is bodies[-1]) for body in bodies)
-    answered = block_frames(1, server.block([(":status", "200"), GRPC[0]]), False)
-    answered += b"".join(data(1, body, end=False) for body in bodies) + server.trailers(1, [("grpc-status", "0")])
+    start = block_frames(1, server.block([(":status", "200"), GRPC[0]]), False)
+    answered = (
+        start + b"".join(data(1, body, end=False) for body in bodies) + server.trailers(1, [("grpc-status", "0")])
+    )
     talk = wire.talk().client(START).server(SETTINGS, ACK).client(ACK)
-    at = len(head) + cuts[0] if cuts else 0
-    pieces = (asked[:at], asked[at:]) if cuts else (asked,)
-    return talk.client(*pieces, sizes=read).server(answered).close()
+    if not cut:
+        return talk.client(asked).server(answered).close()
+    talk.client(asked[: len(head) + cut], asked[len(head) + cut :], sizes=(len(head) + cut,))
+    return talk.server(answered[: len(start) + cut], answered[len(start) + cut :], sizes=(len(start) + cut,)).close()
 
 
 def messages(found: list[Seen], direction: Direction = Direction.SERVER) -> list[tuple[int, int]]:
-    """-1: not counted."""
     ours = [each for each in found if each.direction == direction]
     assert all(each.row.version == Protocol.GRPC and each.row.status == GRPC_STATUS for each in ours)
     return [(each.request_messages - 1, each.response_messages - 1) for each in ours]
@@ -55,14 +61,29 @@ def test_messages_are_counted(wire: Wire, bodies: str) -> None:
     assert wire.losses() == {}
 
 
-def test_a_cut_makes_a_count_unknown_at_most(wire: Wire) -> None:
-    """Inside of a message's length it is lost; nowhere else."""
+def test_calls_cut_messages_anywhere(wire: Wire) -> None:
+    """Also inside of a prefix, as where a client's buffer ends in the middle of many answers."""
     frames, count = [message(2) + message(3), message(4)], 3
-    size = len(b"".join(frames)) + 2 * 9
-    cuts = range(1, size, min(STEP, 3))
-    wire.run(*(call(wire, frames, (at,)) for at in cuts))
-    found = [asked for asked, answered in messages(wire.collect(), Direction.CLIENT) if answered == count]
-    assert len(found) == len(cuts)
-    assert set(found) == {count, -1}
-    assert found.count(count) > len(cuts) // 3
+    cuts = range(1, len(b"".join(frames)) + 2 * 9, min(STEP, 3))
+    wire.run(*(call(wire, frames, at) for at in cuts))
+    found = wire.collect()
+    expected = [(count, count)] * len(cuts)
+    assert messages(found) == messages(found, Direction.CLIENT) == expected
     assert wire.losses() == {}
+
+
+def test_a_prefix_broken_off_by_another_stream(wire: Wire) -> None:
+    """What is kept of prefixes is one stream's: the other's messages are not counted, rather than wrong."""
+    client, server = Side(), Side()
+    heads = b"".join(block_frames(n, client.request("/a.B/C", "POST", GRPC), False) for n in (1, 3))
+    cut = message(9)
+    bodies = data(1, cut[:3], end=False) + data(3, message(0)) + data(1, cut[3:])
+    talk = wire.talk().client(START).server(SETTINGS, ACK).client(ACK, heads + bodies)
+    for stream in (3, 1):
+        answer = block_frames(stream, server.block([(":status", "200"), GRPC[0]]), False) + data(
+            stream, message(1), False
+        )
+        talk.server(answer + server.trailers(stream, [("grpc-status", "0")]))
+    wire.run(talk.close())
+    found = wire.collect()
+    assert messages(found) == messages(found, Direction.CLIENT) == [(1, 1), (NOT_COUNTED, 1)]

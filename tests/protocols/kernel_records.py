@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from instrumenter.bpf.abi import FRAME_KEPT, SETTINGS_KEPT, Direction, FramesFlag, FramesKind, Outcome
+from instrumenter.bpf.abi import FRAME_KEPT, IN_PREFIX, SETTINGS_KEPT, Direction, FramesFlag, FramesKind, Outcome
 from instrumenter.protocols.http2_events import Half
 
 RECORD = Struct("<I4xQQIIIIHHBBBBB7x")
@@ -44,7 +44,7 @@ class KernelHalf:
         self.number = 0
         self.bytes = bytearray()  # from the frame at hand on
         self.told = 0  # how much of that frame's item is in a record
-        self.message = (0, 0)  # stream, bytes left
+        self.message = (0, 0, b"")  # stream, bytes left, what there is of a prefix
 
     def feed(self, piece: bytes, now: int) -> list[bytes]:
         """The records of one call."""
@@ -84,17 +84,20 @@ class KernelHalf:
         return b""
 
     def _data(self, head: bytes, payload: bytes) -> bytes:
-        stream = int.from_bytes(head[5:9])
-        left = self.message[1] if self.message[0] == stream else 0
-        before = at = min(left, len(payload))
-        left, count, unknown, padding = left - before, 0, 0, 0
-        if head[4] & 8:
-            before, unknown, padding, at, left = 0, 1, payload[0], len(payload), 0
-        while at < len(payload):
-            if len(payload) - at < 5 or payload[at] > 1:
-                unknown, left, at = 1, 0, len(payload)
-                break
-            after = at + 5 + int.from_bytes(payload[at + 1 : at + 5])
-            count, left, at = count + 1, max(0, after - len(payload)), min(after, len(payload))
-        self.message = (stream, left)
-        return Struct("<IIHBB").pack(before, left, count, unknown, padding)
+        stream, padded = int.from_bytes(head[5:9]), head[4] & 8
+        left, prefix = self.message[1:] if self.message[0] == stream else (0, b"")
+        at, count = 0 if padded or prefix else min(left, len(payload)), 0
+        before = IN_PREFIX if prefix else at
+        left = 0 if padded else left - at
+        unknown, padding = (1, payload[0]) if padded else (0, 0)
+        while at < len(payload) and not unknown:
+            taken = 5 - len(prefix)
+            prefix, at = prefix + payload[at : at + taken], min(at + taken, len(payload))
+            if len(prefix) == 5:
+                unknown, count = int(prefix[0] > 1), count + (prefix[0] <= 1)
+                size, prefix = int.from_bytes(prefix[1:]), b""
+                left, at = max(0, size - (len(payload) - at)), min(at + size, len(payload))
+        if unknown:
+            left, prefix = 0, b""
+        self.message = (stream, left, prefix)
+        return Struct("<IIHBB").pack(before, IN_PREFIX if prefix else left, count, unknown, padding)

@@ -79,23 +79,30 @@ def test_a_lost_record_is_its_own_connections(seed: int) -> None:
         assert not isinstance(x.status, int) or x.status in (sent.status, 103)
 
 
-def test_messages_of_streams_in_turns() -> None:
-    """Large messages of two streams, in turns: what the kernel takes for a message's begin is no matter."""
-    half = KernelHalf(KEY, Half.REQUEST)
-    large = message(50_000)
-    parts = [large[at : at + 16384] for at in range(0, len(large), 16384)]
-    said = [frame(1, 4, n, b"\x83\x86") for n in (1, 3)]
-    for part in parts:
-        said += [frame(0, 0, n, part) for n in (1, 3)]
-    said += [frame(0, 1, n, message(3) * 2) for n in (1, 3)]
+LARGE = [message(50_000)[at : at + 16384] for at in range(0, 50_005, 16384)]
+PREFIX = message(7)
+MESSAGES: dict[str, tuple[list[tuple[int, bytes]], list[int | None]]] = {
+    "large ones in turns": ([(n, part) for part in [*LARGE, message(3) * 2] for n in (1, 3)], [3, 3]),
+    "a prefix over frames": ([(1, PREFIX[:2]), (1, PREFIX[2:4]), (1, PREFIX[4:]), (3, PREFIX)], [1, 1]),
+    "nothing inside of a prefix": ([(1, PREFIX[:2]), (1, b""), (1, PREFIX[2:] + PREFIX), (3, b"")], [2, 0]),
+    "a prefix broken off by another stream": ([(1, PREFIX[:2]), (3, PREFIX), (1, PREFIX[2:])], [None, 1]),
+}
+
+
+@pytest.mark.parametrize("by", [1, 2, 3, 4, 5, 1 << 20], ids="pieces of {}".format)
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_of_streams(name: str, by: int) -> None:
+    """What the kernel takes for a message's beginning in the rest of one is no matter; calls may cut anything."""
+    frames, expected = MESSAGES[name]
+    said = b"".join([frame(1, 4, n, b"\x83\x86") for n in (1, 3)] + [frame(0, 0, n, body) for n, body in frames])
+    asked, answered = KernelHalf(KEY, Half.REQUEST), KernelHalf(KEY, Half.RESPONSE)
     found = FrameRecords()
     found.take(begin(KEY))
-    for now, piece in enumerate(said, 1):
-        for raw in half.feed(piece, now):
-            found.take(raw)
-    answer = KernelHalf(KEY, Half.RESPONSE)
-    done = [x for n in (1, 3) for raw in answer.feed(frame(1, 5, n, b"\x88"), 99) for _, x in found.take(raw)]
-    assert [x.request_messages for x in done] == [3, 3]
+    for at in range(0, len(said), by):
+        found.take(b"".join(asked.feed(said[at : at + by], 1 + at)))
+    ends = [asked.feed(frame(0, 1, n), 1 << 20) + answered.feed(frame(1, 5, n, b"\x88"), 1 << 21) for n in (1, 3)]
+    done = [x for raws in ends for raw in raws for _, x in found.take(raw)]
+    assert [x.request_messages for x in done] == expected
 
 
 def test_a_connection_under_an_old_key() -> None:
