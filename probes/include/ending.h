@@ -31,15 +31,18 @@ static __always_inline u32 outcome_at_close(struct conn *c, u64 sk, u32 new_stat
 	return c->peer_closed ? OUTCOME_PEER_CLOSED : OUTCOME_LOCAL_CLOSED;
 }
 
-/* Is the connection over, but bytes that came before that are still to be read? A TLS library may hold some that are
- * read already. */
-static __always_inline bool to_be_read(struct conn *c, u64 sk)
+/* The connection is over: is anything to come of it, all the same? Bytes that are still to be read, or that a call has
+ * moved whose hook has not run to its end yet. A TLS library may hold some that are read already. */
+static __always_inline bool goes_on(struct conn *c, u64 sk)
 {
+	bool client = c->direction == DIRECTION_CLIENT;
+
 	if (PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DEAD)
 		return false;
 	if (c->kind < KIND_HTTP)
 		return c->tls;
-	return is_plaintext(c->sk) || PEEK(struct tcp_sock, sk, copied_seq) != PEEK(struct tcp_sock, sk, rcv_nxt);
+	return is_plaintext(c->sk) || PEEK(struct tcp_sock, sk, copied_seq) != PEEK(struct tcp_sock, sk, rcv_nxt) ||
+	       c->half[client].seq != received_seq(sk) || c->half[!client].seq != sent_seq(sk);
 }
 
 __noinline int conn_moved(u64 key, u32 new_state)
@@ -57,7 +60,7 @@ __noinline int conn_moved(u64 key, u32 new_state)
 		ours = false;
 	if (!ours && new_state != TCP_CLOSE)
 		return 0;
-	if (new_state == TCP_CLOSE && to_be_read(c, sk)) {
+	if (new_state == TCP_CLOSE && goes_on(c, sk)) {
 		c->ended_by = outcome_at_close(c, sk, new_state) + 1;
 		return 0; /* to on_destroy */
 	}

@@ -106,16 +106,14 @@ __noinline int pass_body(struct conn *c, u32 response, u32 seq, u64 len)
 	end = half_position(h, seq) + len;
 	if (end > h->next)
 		return 0;
-	if (end > h->pos) {
+	if (end == h->next && response)
+		end_response(c, bpf_ktime_get_ns());
+	else if (end == h->next)
+		end_request(h);
+	if (end > h->pos) { /* last of all: goes_on() */
 		h->pos = end;
 		h->seq = seq + len;
 	}
-	if (end < h->next)
-		return 1;
-	if (response)
-		end_response(c, bpf_ktime_get_ns());
-	else
-		end_request(h);
 	return 1;
 }
 

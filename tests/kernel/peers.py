@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import fcntl
 import gc
 import importlib
 import json
@@ -21,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -113,6 +115,16 @@ class Actor:
 
     def op_peek(self, name: str, size: int) -> int:
         return len(self.sockets[name].recv(size, socket.MSG_PEEK))
+
+    def op_receive_all(self, name: str, size: int) -> str:
+        """One call that waits for so many bytes, or the end."""
+        return self.sockets[name].recv(size, socket.MSG_WAITALL).decode("latin-1")
+
+    def op_taken(self, source: str, target: str) -> None:
+        """All that the one sent was taken by calls of the other, though they may not have returned."""
+        for name, question in ((source, termios.TIOCOUTQ), (target, termios.FIONREAD)):
+            while any(fcntl.ioctl(self.sockets[name], question, bytes(4))):
+                os.sched_yield()
 
     def op_refused(self, name: str, data: str) -> bool:
         """Writes to a connection that is over; whether that failed, as it must."""

@@ -147,6 +147,16 @@ def test_a_request_on_a_connection_that_the_server_has_left(wire: Wire) -> None:
     wire.check([one], [one, Row("GET", "/stale", 0, outcome=Outcome.RESET)])
 
 
+@pytest.mark.parametrize("end", ["server resets", "server closes"])
+def test_an_end_inside_of_a_read(wire: Wire, end: str) -> None:
+    """The call has taken the response, and returns it behind the end."""
+    response = answer(501, b"no")
+    talk = wire.talk().client(POST_PART).op("wait", [["receive_all", "c", len(response) + 1]])
+    talk.op("send", "s", "send", [response.decode()]).op("taken", "s", "c")
+    wire.run(talk.op(*ENDS[end][0][0]).op("finish").op("close", "c"))
+    wire.check([Row("POST", "/", 501, 30, 2)])
+
+
 def test_nothing_outlives_its_connection(wire: Wire) -> None:
     """Pipelined requests, long texts and halves of heads, and requests that could not be sent any more."""
     for ops, _, _ in ENDS.values():
