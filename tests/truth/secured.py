@@ -13,8 +13,21 @@ from pathlib import Path
 from typing import Final
 
 from truth.certificates import certificate
-from truth.launch import BIN, HERE, PROGRAMS, Service, built, files, filled, nginx, program, pypi
-from truth.senders import NOT_ASKED
+from truth.launch import (
+    BIN,
+    FILES,
+    HERE,
+    NO_ECHO,
+    NOT_ASKED,
+    PROGRAMS,
+    Service,
+    built,
+    files,
+    filled,
+    nginx,
+    program,
+    pypi,
+)
 
 SERVICES: Final = HERE / "services"
 BORINGSSL: Final = r"BoringSSL in \S+ has no symbols"
@@ -115,17 +128,15 @@ def by_go(name: str) -> tuple[str, ...]:
     return ("go", "version", str(PROGRAMS / name))
 
 
-_NO_ECHO: Final = {("POST", "/echo"): NOT_ASKED}  # it answers before it has read, and resets
-_FILES: Final = {("GET", "/boom"): 404, ("POST", "/echo"): 501}
 _GET_ONLY: Final = {
-    ("GET", "/missing"): 200, ("GET", "/boom"): 200, ("POST", "/echo"): NOT_ASKED, ("HEAD", "/hello"): NOT_ASKED,
+    ("GET", "/missing"): 200, ("GET", "/boom"): 200, ("HEAD", "/hello"): NOT_ASKED, **NO_ECHO,
 }  # fmt: skip
 
 SECURED: Final = (
     Service("nginx", "nginx", _nginx(False), {}, False, BOTH, "OpenSSL", "", ("nginx", "-v")),
     Service("nginx h2c", "nginx", _nginx(True), {}, False, TWO, "", "", ("nginx", "-v")),
-    Service("apache2", "apache2", _apache, _NO_ECHO, False, BOTH, "OpenSSL", "", ("apache2", "-v")),
-    Service("http.server", "tlsfiles", _tlsfiles, _FILES, False, ONE, "OpenSSL", "", (sys.executable, "--version")),
+    Service("apache2", "apache2", _apache, NO_ECHO, False, BOTH, "OpenSSL", "", ("apache2", "-v")),
+    Service("http.server", "tlsfiles", _tlsfiles, FILES, False, ONE, "OpenSSL", "", (sys.executable, "--version")),
     Service("uvicorn+fastapi", "fastshop", _uvicorn, {}, True, ONE, "OpenSSL", "", pypi("uvicorn")),
     Service("hypercorn", "fastshop", _hypercorn(True), {}, True, BOTH, "OpenSSL", "", pypi("hypercorn")),
     Service("hypercorn h2c", "fastshop", _hypercorn(False), {}, True, BOTH, "", "", pypi("hypercorn")),

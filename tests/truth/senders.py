@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from truth.certificates import trust
-from truth.launch import HERE, USERS, Running, clean_environment, program
+from truth.launch import HERE, NOT_ASKED, USERS, Running, clean_environment, program
 
 CLIENT_WITHIN_S: Final = 120.0
-NOT_ASKED: Final = -1  # in Service.odd: a request that the service does not understand
 
 Held = Callable[[int], None]
 

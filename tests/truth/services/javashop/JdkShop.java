@@ -36,6 +36,9 @@ public class JdkShop {
         byte[] body = path.equals("/echo") ? asked : path.equals("/stream") ? new byte[65536] : path.getBytes();
         int status = path.equals("/boom") ? 500 : path.equals("/missing") ? 404 : 200;
         boolean head = exchange.getRequestMethod().equals("HEAD");
+        // It closes as it is asked to, but does not say so, and clients then use the connection once more.
+        if ("close".equalsIgnoreCase(exchange.getRequestHeaders().getFirst("Connection")))
+            exchange.getResponseHeaders().set("Connection", "close");
         exchange.sendResponseHeaders(status, head ? -1 : body.length);
         if (!head) exchange.getResponseBody().write(body);
         exchange.getResponseBody().close(); // exchange.close() may end the connection too
