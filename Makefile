@@ -77,14 +77,14 @@ kernel-test: bpf
 	$(Q)scripts/openssl11.sh
 	$(Q)scripts/programs.sh
 	$(Q)scripts/peers.sh
-	$(Q)$(PYTHON) -m pytest -m "kernel and not matrix"
+	$(Q)$(PYTHON) -m pytest -m kernel
 
 vm-test: bpf
 	$(Q)scripts/kernels.sh
 	$(Q)scripts/openssl11.sh
 	$(Q)$(PYTHON) -m pytest -m vm
 
-# 45 programs against each other; then the page that says what came of it.
+# Of make test, the 45 programs against each other; then the page that says what came of it.
 matrix: setup
 	$(Q)scripts/go_toolchains.sh
 	$(Q)scripts/programs.sh
