@@ -5,8 +5,7 @@ In: this machine's memory and possible CPUs, the settings. Out: `MapSizes` and o
 sizes follow from the machine unless a setting gives them, and the kernel's share of memory stays a small, known part.
 
 The maps take memory as entries come (BPF_F_NO_PREALLOC), so a size is a ceiling; `near_conns`, of a fixed size, and the
-arrays take theirs at once. The rings take theirs at once and
-count as the agent's own memory, being mapped.
+arrays take theirs at once. So do the rings, which count as the agent's own memory, being mapped.
 """
 
 from __future__ import annotations
