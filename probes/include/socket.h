@@ -14,24 +14,19 @@
 
 #define SLOW_SEND 16384 /* bytes that a socket's buffer may not take at once */
 
-static __always_inline void note_reader(struct conn *c, u32 tgid, u32 svc)
-{
-	if (c) {
-		c->tgid = tgid;
-		c->svc = svc;
-	}
-}
-
-/* The current process's service, 0 if it is not watched, for a read on `c`. Mostly the process that read here last.
+/* The service of the process `tgid`, 0 if it is not watched, which reads on `c`. Mostly the process that read here last.
  * A client is asked about each time, as for its writes: else it would be seen to get answers to nothing. */
-static __always_inline u32 reader(struct conn *c)
+static __always_inline u32 reader(struct conn *c, u32 tgid)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32, svc;
+	u32 svc;
 
 	if (c && c->tgid == tgid && c->direction == DIRECTION_SERVER)
 		return c->svc;
 	svc = service_of(tgid);
-	note_reader(c, tgid, svc);
+	if (c) {
+		c->tgid = tgid;
+		c->svc = svc;
+	}
 	return svc;
 }
 

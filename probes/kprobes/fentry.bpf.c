@@ -6,14 +6,14 @@
 /* Its own function, so that the usual send, a server's, saves no registers. */
 static __noinline int begin_send(u64 sk, u64 iter, u64 size)
 {
-	u32 svc = watched();
+	struct conn *c = get_conn(sk);
 	struct scratch *s;
-	struct conn *c;
+	u32 svc;
 
-	if (!svc)
-		return 0;
-	c = get_conn(sk);
 	if (!sends_matter(c, size))
+		return 0;
+	svc = watched();
+	if (!svc)
 		return 0;
 	s = get_scratch(SLOT_SEND_ENTER);
 	if (!s)
@@ -56,22 +56,22 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 
 static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
 {
-	u64 id = bpf_get_current_pid_tgid(), changed = conns_changed;
-	u32 svc = service_of(id >> 32), seq;
+	u64 changed = conns_changed, id;
+	struct conn *c = get_conn(sk);
 	struct scratch *s;
-	struct conn *c;
+	u32 svc, seq;
 
-	if (!svc || received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
+	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
 		return 0;
-	c = get_conn(sk);
 	if (!received) {
 		on_end_of_stream(c);
 		return 0;
 	}
-	if (c && c->kind == KIND_OTHER)
-		return 0;
-	note_reader(c, id >> 32, svc);
 	note_served(c, sk, changed);
+	id = bpf_get_current_pid_tgid();
+	svc = reader(c, id >> 32);
+	if (!svc)
+		return 0;
 	seq = received_seq(sk) - received;
 	if (is_body(c, RECEIVED, seq, received))
 		return 0;
