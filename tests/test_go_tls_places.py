@@ -12,7 +12,7 @@ from go_builds import OLDER, OLDEST, PIE, STRIPPED, small, standard
 from instrumenter.binaries.elf import Elf
 from instrumenter.binaries.go_buildinfo import BuildInfo, build_info
 from instrumenter.binaries.go_functions import find_functions
-from instrumenter.binaries.go_offsets import SAMPLES
+from instrumenter.binaries.go_samples import SAMPLES
 from instrumenter.binaries.go_spills import lost_arguments
 from instrumenter.binaries.go_tls import LAYOUT, READ, SERVE, WRITE, crypto_tls, giving_returns, unknown_layout
 from instrumenter.binaries.go_wanted import STD

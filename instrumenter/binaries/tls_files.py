@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf
+from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf, Unreadable
 from instrumenter.binaries.go_buildinfo import is_go
 from instrumenter.binaries.symbols import Symbol, find_symbols, match_symbols
 from instrumenter.binaries.tls_table import FAMILIES, GO, RUSTLS, TEXTS, Family, Text
@@ -96,10 +96,17 @@ def _go(elf: Elf) -> FileTls:
     """Go programs carry their own table of functions, stripped or not."""
     from instrumenter.binaries.go_tls import crypto_tls
 
+    from instrumenter.binaries.go_routes import Untold, routes
+
     version, functions, reason = crypto_tls(elf)
-    if functions:
-        return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),))
-    return FileTls(elf.build_id, lacks=(Lack(GO.title, version, reason),) if reason else ())
+    if not functions:
+        return FileTls(elf.build_id, lacks=(Lack(GO.title, version, reason),) if reason else ())
+    try:
+        probes, untold = routes(elf)
+    except Unreadable as error:
+        probes, untold = {}, (Untold("net/http", version, str(error)),)
+    lacks = tuple(Lack(each.title, each.version, f"tells no routes: {each.reason}") for each in untold)
+    return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions | probes),), lacks)
 
 
 def _rust(elf: Elf) -> dict[str, Symbol]:

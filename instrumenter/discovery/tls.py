@@ -45,7 +45,11 @@ CALLS: Final = {
     "PR_Write": TlsCall.WRITE | TlsCall.MAYBE, "PR_Send": TlsCall.WRITE | TlsCall.MAYBE,
     "PR_Close": TlsCall.FREE | TlsCall.MAYBE,
     "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
-    "net/http.(*conn).serve": TlsCall.GO_SERVE, "net/http.(*conn).serve 1.22": TlsCall.GO_SERVE_1_22,
+    "net/http.(*conn).serve": TlsCall.GO_SERVE,
+    "github.com/gorilla/mux.requestWithRoute": TlsCall.GO_ROUTER,
+    "github.com/go-chi/chi/v5.(*Mux).ServeHTTP": TlsCall.GO_ROUTER,
+    "github.com/gin-gonic/gin.(*Engine).ServeHTTP": TlsCall.GO_ROUTER,
+    "github.com/labstack/echo/v4.(*Echo).ServeHTTP": TlsCall.GO_ROUTER,
 }  # fmt: skip
 
 _ONCE: Final = frozenset((TlsCall.FREE, *(call for call in TlsCall if call.name.startswith("GO_"))))  # no return
@@ -79,7 +83,7 @@ def points_of(library: TlsLibrary) -> list[Point]:
         call = CALLS.get(name.partition("+")[0])
         if call is None:
             continue
-        points.append(Point(symbol.offset, call))
+        points.append(Point(symbol.offset, call | symbol.told << 32))
         if call & ~TlsCall.MAYBE not in _ONCE:
             points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
     return points

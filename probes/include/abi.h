@@ -206,7 +206,7 @@ struct loss_key {
 	unsigned int reason;
 };
 
-/* What a probe on a TLS library's function is told by its cookie: the arguments' meaning, and the result's. The first
+/* What a probe on a TLS library's function is told by its cookie's lower half: the arguments' meaning, and the result's. The first
  * argument is the library's object for the connection. */
 enum tls_call {
 	TLS_READ = 1,      /* (buffer, size): bytes */
@@ -219,10 +219,25 @@ enum tls_call {
 	TLS_FREE = 8,      /* the object goes */
 	TLS_GO_READ = 9,   /* crypto/tls.(*Conn).Read at a RET: bytes in the first register, arguments on the stack */
 	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
-	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection */
-	TLS_GO_SERVE_1_22 = 12, /* as it is in 1.22 */
+	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection; go_serve */
+	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
+};
+
+/* The cookie's upper half of TLS_GO_SERVE: flags. */
+enum go_serve {
+	GO_RELEASE_1_22 = 1, /* patterns are where 1.22 has them */
+	GO_NO_PATTERN = 2,   /* requests have none */
+	GO_ROUTED = 4,       /* the program has a router with a probe of its own */
+};
+
+/* And of TLS_GO_ROUTER: what is at the offset in its lower 16 bits, and its flags. */
+enum go_router {
+	GO_STRING = 0,
+	GO_POINTER = 0x10000, /* to a struct that begins with a string */
+	GO_STRINGS = 0x20000, /* a slice: patterns of routers within one another */
+	GO_POOLED = 0x40000,  /* the struct goes on to other requests, and is as the last one left it */
 };
 
 enum sampler {

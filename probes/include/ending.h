@@ -69,10 +69,12 @@ __noinline int conn_moved(u64 key, u32 new_state)
 	}
 	if (c->kind >= KIND_HTTP)
 		end_connection(c, outcome_at_close(c, sk, new_state));
-	if (new_state == TCP_CLOSE)
+	if (new_state == TCP_CLOSE) {
+		end_serving(c);
 		delete_conn(key);
-	else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2)
+	} else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2) {
 		c->kind = KIND_OTHER;
+	}
 	return 0;
 }
 
@@ -99,6 +101,7 @@ __noinline int conn_gone(u64 key)
 	fin = PEEK(struct sock_common, sock_of(key), skc_flags) & 1 << SOCK_DONE;
 	if (c->kind >= KIND_HTTP)
 		end_connection(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET);
+	end_serving(c);
 	delete_conn(key);
 	return 0;
 }

@@ -18,10 +18,12 @@
 #define GO_FIRST(ctx) ((ctx)->ax)
 #define GO_SECOND(ctx) ((ctx)->bx)
 #define GO_THIRD(ctx) ((ctx)->cx)
+#define GO_GOROUTINE(ctx) ((ctx)->r14)
 #elif defined(__TARGET_ARCH_arm64)
 #define GO_FIRST(ctx) ((ctx)->regs[0])
 #define GO_SECOND(ctx) ((ctx)->regs[1])
 #define GO_THIRD(ctx) ((ctx)->regs[2])
+#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
 /* The same in every release that instrumenter/binaries/go_tls.py lets through. */
@@ -106,6 +108,7 @@ static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, st
 	if (c && !c->go_http && c->direction == DIRECTION_SERVER) {
 		own = get_conn(link->sk);
 		c->go_http = own ? own->go_http : 0;
+		c->goroutine = own ? own->goroutine : 0;
 	}
 	if (matters && !is_body(c, SENT, link->sent, t->len))
 		describe_plaintext(s, link, t, svc, SENT, t->len);
@@ -137,8 +140,8 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc);
 }
 
-/* net/http begins to serve a connection. */
-static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release, u32 svc)
+/* net/http begins to serve a connection. told: enum go_serve. */
+static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u64 goroutine, u32 svc)
 {
 	struct conn *c;
 	u64 sk;
@@ -152,18 +155,27 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release
 		describe_op(s, sk, svc, RECEIVED, 0, 0);
 		c = new_conn(s);
 	}
-	if (c)
-		c->go_http = http | release;
+	if (!c)
+		return;
+	c->go_http = http | told;
+	c->goroutine = goroutine;
+	c->tgid = bpf_get_current_pid_tgid() >> 32;
+	c->svc = svc;
+	if (told & GO_ROUTED)
+		begin_serving(goroutine, c->tgid, c->go_http);
 }
 
-static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 svc)
+/* told: the cookie's upper half. */
+static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 told, u32 svc)
 {
 	struct scratch *s = take_scratch();
 
 	if (!s)
 		return;
-	if (call >= TLS_GO_SERVE)
-		on_go_serve(s, GO_FIRST(ctx), call == TLS_GO_SERVE_1_22 ? GO_1_22 : 0, svc);
+	if (call == TLS_GO_ROUTER)
+		on_go_router(s, GO_SECOND(ctx), told, GO_GOROUTINE(ctx), svc);
+	else if (call == TLS_GO_SERVE)
+		on_go_serve(s, GO_FIRST(ctx), told, GO_GOROUTINE(ctx), svc);
 	else if (take_go_call(s, ctx, call, svc))
 		process(s, get_conn(s->op.sk));
 	s->busy = 0;

@@ -4,7 +4,7 @@
 #define STINGLESS_MESSAGE_H
 
 #include "frames.h"
-#include "go_route.h"
+#include "go_router.h"
 
 #define PREFACE_LEN 24
 
@@ -188,7 +188,7 @@ static __always_inline void on_request(struct scratch *s, struct conn *c, struct
 
 static __always_inline void name_route(struct scratch *s, struct conn *c, struct held *r)
 {
-	u64 route = registered_route(s, c->go_http);
+	u64 route = registered_route(s, c, r->e.x.start_ns);
 
 	if (route)
 		r->e.x.key.route = route;

@@ -109,7 +109,8 @@ struct held { /* a request that waits for its response */
 struct conn {
 	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
 	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
-	u64 go_http; /* Go: the net/http.conn that serves it; bit 0: of 1.22 */
+	u64 go_http; /* Go: the net/http.conn that serves it; in its lowest bits enum go_serve */
+	u64 goroutine; /* in which it does */
 	struct half half[2];
 	u64 resp_first_ns;
 	u64 response_bytes;

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of gorilla/mux, chi, gin and echo: in spans and in the key of metrics, exact in number, one hit a request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from go_builds import talk
+from running import ROOT, Agent
+
+from instrumenter.binaries.tls_libraries import Files
+from instrumenter.discovery.tls import points_of
+from kernel.go_talk import Go
+from kernel.harness import Wire
+
+pytestmark = pytest.mark.kernel
+
+START = Callable[..., Agent]
+BUILDS = ("goroutes", "goroutes-stripped", "goroutes-1.21", "goroutes-1.21-stripped")
+CLIENTS, EACH = 12, 5  # connections at once, requests on each
+SMALL, LARGE = 10, 50_000  # bytes of a response that is written when the handler is over, and of one before that
+ROUTES = {
+    "/mux/items/7": "/mux/items/{id:[0-9]+}",
+    "/mux/api/users/ann": "/mux/api/users/{name}",
+    "/chi/items/7": "/chi/items/{id}",
+    "/chi/api/v1/users/ann": "/chi/api/v1/users/{name}",
+    "/chi/api/v1/": "/chi/api/v1",
+    "/chi/api/files/a/b": "/chi/api/files/*",
+    "/gin/items/7": "/gin/items/:id",
+    "/gin/api/files/a/b": "/gin/api/files/*path",
+    "/echo/items/7": "/echo/items/:id",
+    "/echo/api/files/a/b": "/echo/api/files/*",
+}
+LOST = {"/mux/items/ann": 404, "/gin/none/7": 404}
+
+
+@contextmanager
+def serving(build: str, how: str) -> Iterator[tuple[int, int]]:
+    """(pid, port) of a server."""
+    with TemporaryDirectory() as folder:  # see go_talk.py
+        program = Path(shutil.copy(ROOT / "build" / "programs" / build, folder))
+        pipe = subprocess.PIPE
+        with subprocess.Popen([program, how], stdin=pipe, stdout=pipe, text=True) as server:
+            assert server.stdout is not None
+            yield server.pid, int(server.stdout.readline())
+            server.communicate(timeout=20)
+
+
+@contextmanager
+def asking(how: str) -> Iterator[Go]:
+    go = Go(talk(""), f"-tls={str(how == 'tls').lower()}")
+    try:
+        yield go
+    finally:
+        go.close()
+
+
+def names(agent: Agent) -> Counter[str]:
+    spans = [json.loads(line) for line in agent.stdout if '"span_id"' in line]
+    return Counter(span["name"] for span in spans)
+
+
+def counted(agent: Agent) -> Counter[str]:
+    """By route, of the last metrics."""
+    points = {}
+    for line in agent.stdout:
+        if '"http.server.request.duration"' in line:
+            said = json.loads(line)
+            points[json.dumps(said["attributes"], sort_keys=True)] = said
+    total: Counter[str] = Counter()
+    for said in points.values():
+        total[said["attributes"]["http.route"]] += said["count"]
+    return total
+
+
+@pytest.mark.parametrize("how", ["plain", "tls"])
+@pytest.mark.parametrize("build", BUILDS)
+def test_routes(stingless: START, build: str, how: str) -> None:
+    with serving(build, how) as (pid, port), asking(how) as clients:
+        agent = stingless("--pid", str(pid), "--console")
+        for path in ROUTES:
+            for down in (SMALL, LARGE):
+                clients.run(Port=port, Connections=CLIENTS, Requests=EACH, Path=path, Down=down)
+        agent.stop()
+    expected = Counter({route: 2 * CLIENTS * EACH for route in ROUTES.values()})
+    assert names(agent) == Counter({f"GET {route}": n for route, n in expected.items()})
+    assert counted(agent) == expected
