@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a Go program's requests have their routes: the patterns of http.ServeMux and of routers that are modules.
 
-In: an `Elf` of a Go program whose sockets can be told (go_tls.py). Out: probe's name -> place, and the routers that tell
-nothing, each with the reason. The rule: a router gets one probe, where it gets the struct for a request; the struct's
-layout is known from the module's version or from DWARF, or there is no probe and routes are by the path.
+In: an `Elf` of a Go program whose sockets can be told (go_tls.py). Out: probe's name -> place, and the routers that
+tell nothing, each with the reason. The rule: a router gets one probe, where it gets the struct for a request; the
+struct's layout is known from the module's version or from DWARF, or there is no probe and routes are by the path.
 
-mux: where the found route is put into the request. chi, gin, echo: behind the call by which the server's entry takes its
-struct out of a sync.Pool. Both have the struct in the second register (probes/include/go_router.h).
+mux: where the found route is put into the request. chi, gin, echo: behind the call by which the server's entry takes
+its struct out of a sync.Pool. Both have the struct in the second register (probes/include/go_router.h).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from instrumenter.binaries.elf import Elf, Unreadable
-from instrumenter.binaries.go_buildinfo import BuildInfo, build_info
+from instrumenter.binaries.go_buildinfo import BuildInfo
 from instrumenter.binaries.go_fields import offsets_of
 from instrumenter.binaries.go_functions import find_functions
 from instrumenter.binaries.go_spills import disassembled
 from instrumenter.binaries.go_tls import begin, unknown_layout
 from instrumenter.binaries.go_wanted import CHI, ECHO, GIN, GORILLA, ROUTERS
 from instrumenter.binaries.symbols import Symbol
+from instrumenter.binaries.tls_table import Lack, Why
 from instrumenter.bpf.abi import GoRouter, GoServe
 
 SERVE: Final = "net/http.(*conn).serve"
@@ -61,29 +62,19 @@ KNOWN: Final = (
         (f"{GORILLA}.routeRegexp.template",),
     ),
     Router(CHI, "chi", GoRouter.STRINGS | GoRouter.POOLED, (f"{CHI}.Context.RoutePatterns",)),
-    Router(GIN, "gin", GoRouter.STRING | GoRouter.POOLED, (f"{GIN}.Context.fullPath",)),
-    Router(ECHO, "echo", GoRouter.STRING | GoRouter.POOLED, (f"{ECHO}.context.path",)),
+    Router(GIN, "gin", GoRouter.POOLED, (f"{GIN}.Context.fullPath",)),
+    Router(ECHO, "echo", GoRouter.POOLED, (f"{ECHO}.context.path",)),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Untold:
-    """A router that tells no routes."""
-
-    title: str
-    version: str
-    reason: str
-
-
-def routes(elf: Elf) -> tuple[dict[str, Symbol], tuple[Untold, ...]]:
+def routes(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], tuple[Lack, ...]]:
     """Nothing at all if the program has no server of net/http. Raises Unreadable."""
-    info = build_info(elf)
     routers = [router for router in KNOWN if router.module in info.modules]
     found = find_functions(elf, (SERVE, _GET, *(router.function for router in routers)))
     if SERVE not in found:
         return {}, ()
     told = next((flag for flag, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), None)
-    probes, untold = {}, []
+    probes, lacks = {}, []
     for router in routers:
         if router.function not in found:  # in go.mod for something else, or not linked
             continue
@@ -92,12 +83,13 @@ def routes(elf: Elf) -> tuple[dict[str, Symbol], tuple[Untold, ...]]:
                 raise Unreadable("net/http is of an unknown layout")
             probes[router.function] = _probe(elf, info, router, found)
         except Unreadable as error:
-            untold.append(Untold(router.title, info.modules[router.module], str(error)))
+            reason = f"tells no routes: {error}"
+            lacks.append(Lack(router.title, info.modules[router.module], Why.UNKNOWN_LAYOUT, reason))
     if told is None or (not probes and told == GoServe.NO_PATTERN):
-        return probes, tuple(untold)
+        return probes, tuple(lacks)
     begun = begin(elf, found[SERVE])
     probes[SERVE] = Symbol(SERVE, begun.offset, 0, told=told | (GoServe.ROUTED if probes else 0))
-    return probes, tuple(untold)
+    return probes, tuple(lacks)
 
 
 def _probe(elf: Elf, info: BuildInfo, router: Router, found: dict[str, Symbol]) -> Symbol:

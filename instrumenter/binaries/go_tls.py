@@ -21,6 +21,7 @@ from instrumenter.binaries.go_program import OLDEST
 from instrumenter.binaries.go_spills import disassembled, lost_arguments
 from instrumenter.binaries.returns import return_sites
 from instrumenter.binaries.symbols import Symbol
+from instrumenter.binaries.tls_table import GO, Lack, Why
 
 READ: Final = "crypto/tls.(*Conn).Read"
 WRITE: Final = "crypto/tls.(*Conn).Write"
@@ -38,8 +39,8 @@ _CHECK_MAX: Final = 12  # instructions
 _BRANCH: Final = re.compile(r"j\w+ (0x[0-9a-f]+|\d+)")
 
 
-def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
-    """(version of Go, functions, reason). No reason and no functions: it has no crypto/tls.
+def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], Lack | None]:
+    """(version of Go, functions, why there are none). Neither of the two: it has no crypto/tls.
 
     Of Read each return is one, as NAME+distance.
     """
@@ -48,18 +49,18 @@ def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
         info = build_info(elf)
         version = info.version.partition(" ")[0].removeprefix("go")
         if info.minor is not None and info.minor < OLDEST:
-            return version, {}, f"is older than 1.{OLDEST}"
+            return version, {}, Lack(GO.title, version, Why.TOO_OLD, f"is older than 1.{OLDEST}")
         found = find_functions(elf, (READ, WRITE))
         if READ not in found or WRITE not in found:
-            return version, {}, ""
+            return version, {}, None
         reason = unknown_layout(elf, info) or lost_arguments(elf, found[READ])
         if reason:
-            return version, {}, f"cannot be read: {reason}"
+            return version, {}, Lack(GO.title, version, Why.UNKNOWN_LAYOUT, f"cannot be read: {reason}")
         sites = giving_returns(elf, found[READ])
     except Unreadable as error:
-        return version, {}, f"cannot be found: {error}"
+        return version, {}, Lack(GO.title, version, Why.UNREADABLE, f"cannot be found: {error}")
     read = {f"{READ}+{at - found[READ].offset:#x}": Symbol(READ, at, 0) for at in sites}
-    return version, {WRITE: begin(elf, found[WRITE]), **read}, ""
+    return version, {WRITE: begin(elf, found[WRITE]), **read}, None
 
 
 def begin(elf: Elf, function: Symbol) -> Symbol:

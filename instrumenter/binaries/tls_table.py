@@ -8,7 +8,30 @@ by a text that its own source puts into the program; never by a file's name, whi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
+
+
+class Why(StrEnum):
+    """Why a library tells nothing, as counters say it: stingless.libraries.skipped."""
+
+    UNSUPPORTED = "unsupported"  # there are no probes for it
+    NO_SYMBOLS = "no_symbols"  # where its functions are is not known
+    TOO_OLD = "too_old"
+    UNKNOWN_LAYOUT = "unknown_layout"  # its version was not measured, or it was built in another way
+    GENERATED_CODE = "generated_code"  # there is no file to probe
+    UNREADABLE = "unreadable"
+    REFUSED = "refused"  # the kernel takes no probe there
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A library that is in a file and gives nothing. reason: a clause that goes on after its name."""
+
+    title: str
+    version: str
+    why: Why
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

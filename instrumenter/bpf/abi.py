@@ -125,7 +125,6 @@ class GoServe(IntFlag):
 class GoRouter(IntFlag):
     """The upper half of a cookie of TlsCall.GO_ROUTER: | offset."""
 
-    STRING = 0
     POINTER = 0x10000
     STRINGS = 0x20000
     POOLED = 0x40000

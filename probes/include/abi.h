@@ -25,6 +25,7 @@
 #define KNOWN_METHODS 32     /* places in the table of methods that metrics name */
 
 #include "abi_frames.h"
+#include "abi_go.h"
 
 enum direction {
 	DIRECTION_UNKNOWN = 0,
@@ -223,21 +224,6 @@ enum tls_call {
 	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
-};
-
-/* The cookie's upper half of TLS_GO_SERVE: flags. */
-enum go_serve {
-	GO_RELEASE_1_22 = 1, /* patterns are where 1.22 has them */
-	GO_NO_PATTERN = 2,   /* requests have none */
-	GO_ROUTED = 4,       /* the program has a router with a probe of its own */
-};
-
-/* And of TLS_GO_ROUTER: what is at the offset in its lower 16 bits, and its flags. */
-enum go_router {
-	GO_STRING = 0,
-	GO_POINTER = 0x10000, /* to a struct that begins with a string */
-	GO_STRINGS = 0x20000, /* a slice: patterns of routers within one another */
-	GO_POOLED = 0x40000,  /* the struct goes on to other requests, and is as the last one left it */
 };
 
 enum sampler {

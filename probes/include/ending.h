@@ -15,8 +15,19 @@ static __always_inline void delete_conn(u64 sk)
 	conn_changed();
 }
 
+/* Of the response that was written last, what is not sent. */
+static __always_inline void leave_out_unsent(struct conn *c)
+{
+	struct conn *records = get_conn(sock_of(c->sk));
+
+	if (records)
+		c->response_bytes -= records->records_due < c->response_bytes ? records->records_due : c->response_bytes;
+}
+
 static __always_inline void end_connection(struct conn *c, u32 outcome)
 {
+	if (c->writing == WRITTEN)
+		leave_out_unsent(c);
 	if (c->kind == KIND_HTTP2)
 		end_frames(c, outcome);
 	else

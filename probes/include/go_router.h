@@ -10,6 +10,7 @@
 #ifndef STINGLESS_GO_ROUTER_H
 #define STINGLESS_GO_ROUTER_H
 
+#include "go_maps.h"
 #include "go_route.h"
 
 #define ROUTERS_MAX 12 /* within one another */

@@ -179,24 +179,6 @@ struct {
 	__type(value, struct tls_link);
 } tls_links SEC(".maps");
 
-/* Keyed by goroutine. Inserted when net/http begins to serve a connection in it, of a program with a router that has a
- * probe; deleted with the connection. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct tls_key);
-	__type(value, struct go_serving);
-} go_servings SEC(".maps");
-
-/* Keyed by a router's pooled struct: the goroutine that it went to last. The LRU replaces. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct tls_key);
-	__type(value, u64);
-} go_owners SEC(".maps");
-
 /* Keyed by thread. Inserted at its first call of a TLS library or read of TLS records; the LRU replaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

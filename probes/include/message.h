@@ -71,11 +71,19 @@ __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
 
 	if (!c)
 		return 0;
-	if (c->response_begun)
+	if (c->response_begun && c->writing != WRITTEN)
 		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
+	c->writing = NOT_WRITING;
 	bpf_loop(MAX_TURNS, finish_one, &e, 0);
 	drop_carries(c);
 	return 0;
+}
+
+/* The response that was written is sent. */
+static __always_inline void end_written(struct conn *c, u64 now)
+{
+	c->writing = NOT_WRITING;
+	finish_exchange(c, OUTCOME_COMPLETE, now);
 }
 
 /* The stream can't be followed any more, or has left HTTP: `turn` ends what is outstanding as unreadable, then the
@@ -98,6 +106,8 @@ static __always_inline long lose_track(struct scratch *s, struct conn *c, u32 re
 
 static __always_inline long go_on_leaving(struct scratch *s, struct conn *c)
 {
+	if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
 	if (c->begun != c->answered) {
 		finish_exchange(c, OUTCOME_UNREADABLE, s->op.now);
 		return 0;
@@ -116,7 +126,12 @@ static __always_inline void end_response(struct conn *c, u64 now)
 	c->response_bytes = h->phase == PHASE_BODY ? h->next - h->body_start : h->body;
 	h->phase = PHASE_HEAD;
 	h->body = h->begin_ns = 0;
-	finish_exchange(c, OUTCOME_COMPLETE, now);
+	if (c->writing == WRITING) {
+		c->writing = WRITTEN;
+		c->written_ns = now;
+	} else {
+		finish_exchange(c, OUTCOME_COMPLETE, now);
+	}
 }
 
 static __always_inline void end_request(struct half *h)
@@ -200,6 +215,8 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	u32 status = s->head.status;
 	struct held *r;
 
+	if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
 	if (c->begun == c->answered) {
 		lose_track(s, c, LOSS_UNANSWERED_RESPONSE);
 		return;

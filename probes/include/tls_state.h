@@ -46,15 +46,6 @@ struct tls_thread { /* where a thread is among calls of a TLS library and of soc
 	u8 pad[2];
 };
 
-struct go_serving { /* a goroutine in which net/http serves a connection, and the request at hand */
-	u64 http;   /* as conn.go_http */
-	u64 router; /* the struct in which a router notes which handler it found; 0: none, or another request has it */
-	u64 route;  /* that said so, before it went to another request */
-	u64 since;  /* when the router got the request */
-	u32 told;   /* enum go_router */
-	u32 pad;
-};
-
 struct tls_told { /* when Python was last told of a process's TLS, and how long to wait until the next time */
 	u64 last_ns;
 	u64 wait_ns;

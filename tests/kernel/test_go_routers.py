@@ -16,10 +16,7 @@ import pytest
 from go_builds import talk
 from running import ROOT, Agent
 
-from instrumenter.binaries.tls_libraries import Files
-from instrumenter.discovery.tls import points_of
 from kernel.go_talk import Go
-from kernel.harness import Wire
 
 pytestmark = pytest.mark.kernel
 
@@ -90,6 +87,6 @@ def test_routes(stingless: START, build: str, how: str) -> None:
             for down in (SMALL, LARGE):
                 clients.run(Port=port, Connections=CLIENTS, Requests=EACH, Path=path, Down=down)
         agent.stop()
-    expected = Counter({route: 2 * CLIENTS * EACH for route in ROUTES.values()})
+    expected = Counter(dict.fromkeys(ROUTES.values(), 2 * CLIENTS * EACH))
     assert names(agent) == Counter({f"GET {route}": n for route, n in expected.items()})
     assert counted(agent) == expected
