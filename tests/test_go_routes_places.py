@@ -86,3 +86,14 @@ def test_unknown_version(version: str, reason: str) -> None:
         probes, lacks = routes(elf, info)
     assert of(CHI).function in probes
     assert lacks == ()
+
+
+def test_releases_of_another_layout() -> None:
+    """Of chi 5.0 the first ones; of gorilla/mux those that put the route elsewhere."""
+    info = BuildInfo("go1.26.8", "", {CHI: "v5.0.6"})
+    with Elf(str(build(go(), CHI, "v5.5.0", WORK))) as elf:
+        _, (lack,) = routes(elf, info)
+    assert lack.reason == "tells no routes: it is older than what was measured"
+    with Elf(str(build(go(), GORILLA, "v1.7.3", WORK))) as elf:
+        _, (lack,) = routes(elf, build_info(elf))
+    assert (lack.title, lack.reason) == ("gorilla/mux", "tells no routes: it has no requestWithRoute")

@@ -11,6 +11,7 @@ its struct out of a sync.Pool. Both have the struct in the second register (prob
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,22 +36,32 @@ PATTERNS: Final = {
     GoServe.RELEASE_1_22: _REQUEST | {"net/http.Request.pat": 248, "net/http.pattern.str": 0},
     GoServe.NO_PATTERN: _RWC,
 }
+_NUMBER: Final = re.compile(r"\d+")
 _WRAP: Final = 1 << 64  # of jumps' targets before the function
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """fields: their offsets add up to where the route is. first: fields that must be at 0."""
+    """fields: their offsets add up to where the route is. first: fields that must be at 0.
+
+    oldest: the first release of its minor version that is as the measured one.
+    """
 
     module: str
     title: str
     form: GoRouter
     fields: tuple[str, ...]
     first: tuple[str, ...] = ()
+    oldest: tuple[int, ...] = ()
 
     @property
     def function(self) -> str:
         return ROUTERS[self.module][0]
+
+    @property
+    def entry(self) -> str:
+        """The program has this function if it uses the router."""
+        return ROUTERS[self.module][-1]
 
 
 KNOWN: Final = (
@@ -61,7 +72,7 @@ KNOWN: Final = (
         (f"{GORILLA}.Route.routeConf", f"{GORILLA}.routeConf.regexp", f"{GORILLA}.routeRegexpGroup.path"),
         (f"{GORILLA}.routeRegexp.template",),
     ),
-    Router(CHI, "chi", GoRouter.STRINGS | GoRouter.POOLED, (f"{CHI}.Context.RoutePatterns",)),
+    Router(CHI, "chi", GoRouter.STRINGS | GoRouter.POOLED, (f"{CHI}.Context.RoutePatterns",), oldest=(5, 0, 7)),
     Router(GIN, "gin", GoRouter.POOLED, (f"{GIN}.Context.fullPath",)),
     Router(ECHO, "echo", GoRouter.POOLED, (f"{ECHO}.context.path",)),
 )
@@ -70,13 +81,14 @@ KNOWN: Final = (
 def routes(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], tuple[Lack, ...]]:
     """Nothing at all if the program has no server of net/http. Raises Unreadable."""
     routers = [router for router in KNOWN if router.module in info.modules]
-    found = find_functions(elf, (SERVE, _GET, *(router.function for router in routers)))
+    wanted = {name for router in routers for name in (router.function, router.entry)}
+    found = find_functions(elf, (SERVE, _GET, *sorted(wanted)))
     if SERVE not in found:
         return {}, ()
     told = next((flag for flag, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), None)
     probes, lacks = {}, []
     for router in routers:
-        if router.function not in found:  # in go.mod for something else, or not linked
+        if router.entry not in found:  # the module is there for something else
             continue
         try:
             if told is None:
@@ -94,6 +106,11 @@ def routes(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], tuple[Lack, ..
 
 def _probe(elf: Elf, info: BuildInfo, router: Router, found: dict[str, Symbol]) -> Symbol:
     """Raises Unreadable with the reason."""
+    if router.function not in found:
+        raise Unreadable(f"it has no {router.function.rpartition('.')[2]}")
+    version = tuple(int(number) for number in _NUMBER.findall(info.modules[router.module].partition("-")[0]))
+    if version and version < router.oldest:
+        raise Unreadable("it is older than what was measured")
     offsets = offsets_of(elf, info, (*router.fields, *router.first), router.module)
     reason = next((offset for offset in offsets.values() if isinstance(offset, str)), "")
     if reason:

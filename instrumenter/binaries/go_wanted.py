@@ -152,8 +152,9 @@ FUNCTIONS: Final[dict[str, tuple[str, ...]]] = {
         "google.golang.org/grpc/internal/transport.(*loopyWriter).writeHeader",
     ),
 }
+# The function that has a probe, and one by which the router is known to be in use.
 ROUTERS: Final = {
-    GORILLA: (f"{GORILLA}.requestWithRoute",),
+    GORILLA: (f"{GORILLA}.requestWithRoute", f"{GORILLA}.(*Router).ServeHTTP"),
     CHI: (f"{CHI}.(*Mux).ServeHTTP",),
     GIN: (f"{GIN}.(*Engine).ServeHTTP",),
     ECHO: (f"{ECHO}.(*Echo).ServeHTTP",),

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,10 @@ import pytest
 from go_builds import talk
 from running import ROOT, Agent
 
+from instrumenter.binaries.tls_libraries import Files
+from instrumenter.discovery.tls import points_of
 from kernel.go_talk import Go
+from kernel.harness import Wire
 
 pytestmark = pytest.mark.kernel
 
@@ -36,7 +39,7 @@ ROUTES = {
     "/echo/items/7": "/echo/items/:id",
     "/echo/api/files/a/b": "/echo/api/files/*",
 }
-LOST = {"/mux/items/ann": 404, "/gin/none/7": 404}
+UNKNOWN, NOT_FOUND = "/gin/none/7", len("404 page not found")
 
 
 @contextmanager
@@ -81,12 +84,43 @@ def counted(agent: Agent) -> Counter[str]:
 @pytest.mark.parametrize("how", ["plain", "tls"])
 @pytest.mark.parametrize("build", BUILDS)
 def test_routes(stingless: START, build: str, how: str) -> None:
+    """Whether the response is written in the handler or after it. What a router does not know has the pattern that led
+    to it, where Go has those."""
     with serving(build, how) as (pid, port), asking(how) as clients:
         agent = stingless("--pid", str(pid), "--console")
-        for path in ROUTES:
-            for down in (SMALL, LARGE):
+        for path in (*ROUTES, UNKNOWN):
+            for down in (SMALL, LARGE) if path in ROUTES else (NOT_FOUND,):
                 clients.run(Port=port, Connections=CLIENTS, Requests=EACH, Path=path, Down=down)
         agent.stop()
     expected = Counter(dict.fromkeys(ROUTES.values(), 2 * CLIENTS * EACH))
+    expected["/gin/none/*" if "1.21" in build else "/gin/"] = CLIENTS * EACH
     assert names(agent) == Counter({f"GET {route}": n for route, n in expected.items()})
     assert counted(agent) == expected
+
+
+def test_many_at_once(stingless: START) -> None:
+    """Structs go from request to request; a connection has one route after another."""
+    with serving("goroutes", "plain") as (pid, port), asking("plain") as clients:
+        agent = stingless("--pid", str(pid), "--console")
+        for _ in range(3):
+            for path in ROUTES:
+                clients.run(Port=port, Connections=1, Keep=True, Requests=3, Path=path, Down=SMALL)
+                clients.run(Port=port, Connections=60, Requests=20, Path=path, Down=SMALL)
+        agent.stop()
+    assert counted(agent) == Counter(dict.fromkeys(ROUTES.values(), 3 * (3 + 60 * 20)))
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_hits(wire: Wire, path: str) -> None:
+    """One a request, and one where its connection begins."""
+    with serving("goroutes", "plain") as (pid, port), asking("plain") as clients:
+        (library,) = Files().tls(pid).libraries
+        uprobes = wire.program.uprobes()
+        assert uprobes is not None, wire.program.refused
+        with closing(uprobes.attach(library.path, points_of(library))):
+            wire.watch(pid)
+            assert wire.program.enable_stats()
+            before = wire.program.stats()["tls_call"].run_cnt
+            clients.run(Port=port, Connections=2, Requests=50, Path=path, Down=SMALL)
+            hits = wire.program.stats()["tls_call"].run_cnt - before
+    assert hits == 2 * (1 + 50)
