@@ -138,7 +138,8 @@ def asking(go: Go, target: str) -> Iterator[http.client.HTTPResponse]:
             connection = http.client.HTTPConnection("h")
             connection.sock = secure
             connection.request("GET", target)
-            yield connection.getresponse()
+            with connection.getresponse() as response:
+                yield response
 
 
 def test_a_slow_client(wire: Wire, start: Start) -> None:
