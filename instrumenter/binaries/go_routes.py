@@ -85,7 +85,7 @@ def routes(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], tuple[Lack, ..
     found = find_functions(elf, (SERVE, _GET, *sorted(wanted)))
     if SERVE not in found:
         return {}, ()
-    told = next((flag for flag, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), None)
+    told = _patterns(elf, info)
     probes, lacks = {}, []
     for router in routers:
         if router.entry not in found:  # the module is there for something else
@@ -102,6 +102,12 @@ def routes(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], tuple[Lack, ..
     begun = begin(elf, found[SERVE])
     probes[SERVE] = Symbol(SERVE, begun.offset, 0, told=told | (GoServe.ROUTED if probes else 0))
     return probes, tuple(lacks)
+
+
+def _patterns(elf: Elf, info: BuildInfo) -> GoServe | None:
+    """What the server's probe is told of patterns; None: its layout is not known."""
+    since = [GoServe.NO_PATTERN] if (info.minor or 0) < 22 else PATTERNS
+    return next((flag for flag in since if not unknown_layout(elf, info, PATTERNS[flag])), None)
 
 
 def _probe(elf: Elf, info: BuildInfo, router: Router, found: dict[str, Symbol]) -> Symbol:

@@ -24,7 +24,13 @@ from kernel.harness import Wire
 pytestmark = pytest.mark.kernel
 
 START = Callable[..., Agent]
-BUILDS = ("goroutes", "goroutes-stripped", "goroutes-1.21", "goroutes-1.21-stripped")
+BUILDS = [
+    ("goroutes", "plain"),
+    ("goroutes", "tls"),
+    ("goroutes-stripped", "tls"),
+    ("goroutes-1.21", "tls"),
+    ("goroutes-1.21-stripped", "plain"),
+]
 CLIENTS, EACH = 4, 3  # connections at once, requests on each
 SMALL, LARGE = 10, 20_000  # bytes of a response that is written when the handler is over, and of one before that
 ROUTES = {
@@ -81,8 +87,7 @@ def counted(agent: Agent) -> Counter[str]:
     return total
 
 
-@pytest.mark.parametrize("how", ["plain", "tls"])
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize(("build", "how"), BUILDS)
 def test_routes(stingless: START, build: str, how: str) -> None:
     """Whether the response is written in the handler or after it. What a router does not know has the pattern that led
     to it, where Go has those."""
