@@ -152,14 +152,12 @@ static __always_inline u64 router_route(struct scratch *s, u64 http, u64 gorouti
 	return route;
 }
 
-/* The hash of the pattern that the program registered for the request that is being answered, or 0. */
-__noinline u64 registered_route(struct scratch *s, struct conn *c, u64 since)
+/* The hash of the pattern that the program registered for the request that is being answered, or 0. No function of its
+ * own: with those below it the call stack would be too deep. */
+static __always_inline u64 registered_route(struct scratch *s, struct conn *c, u64 since)
 {
-	u64 route;
+	u64 route = c->go_http & GO_ROUTED ? router_route(s, c->go_http, c->goroutine, since) : 0;
 
-	if (!s || !c)
-		return 0;
-	route = c->go_http & GO_ROUTED ? router_route(s, c->go_http, c->goroutine, since) : 0;
 	return route ? route : mux_route(s, c->go_http);
 }
 
