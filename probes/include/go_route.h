@@ -22,6 +22,7 @@ enum {
 #define GO_SERVE_BITS 7ULL /* of conn.go_http */
 #define PATTERN_MAX 120 /* bytes; whole words, and less than event.filename */
 #define TOO_LONG (PATTERN_MAX + 1)
+#define SIZE_MASK 127
 
 struct go_string {
 	u64 data;
@@ -33,12 +34,16 @@ struct go_string {
 __noinline u32 add_string(struct scratch *s, u64 at, u32 n)
 {
 	struct go_string p;
+	u64 size;
 
 	if (!s || n > PATTERN_MAX || bpf_probe_read_user(&p, sizeof(p), (void *)at) || p.size > PATTERN_MAX - n)
 		return TOO_LONG;
-	if (p.size && bpf_probe_read_user(s->text + n, p.size, (void *)p.data))
+	size = p.size;
+	barrier_var(size);
+	size &= SIZE_MASK; /* a bound that older verifiers see */
+	if (size && bpf_probe_read_user(s->text + n, size, (void *)p.data))
 		return TOO_LONG;
-	return n + p.size;
+	return n + size;
 }
 
 /* Tells Python what the hash of the pattern in s->text stands for, once. */
