@@ -97,14 +97,15 @@ static __always_inline u64 mux_pattern(u64 http)
 	return bpf_probe_read_user(&at, sizeof(at), (void *)at + GO_REQUEST_PAT) ? 0 : at;
 }
 
-__noinline u64 mux_route(struct scratch *s, u64 http)
+/* That pattern into s->text. Returns its length. */
+__noinline u32 mux_text(struct scratch *s, u64 http)
 {
 	u64 at = http & GO_NO_PATTERN ? 0 : mux_pattern(http);
 
 	if (!s || !at)
 		return 0;
 	__builtin_memset(s->text, 0, PATTERN_MAX);
-	return pattern_hash(s, add_string(s, at, 0));
+	return add_string(s, at, 0);
 }
 
 #endif

@@ -56,22 +56,22 @@ static __always_inline void end_serving(struct conn *c)
 
 /* Patterns of routers within one another, joined as chi's Context.RoutePattern does: what leads from one to the next
  * (slash, asterisk) is left out, and slashes at the end. */
-__noinline u32 add_strings(struct scratch *s, u64 at)
+static __always_inline u32 add_strings(struct scratch *s, u64 at)
 {
-	struct go_string list;
+	struct iovec *list = &s->gather.v; /* as a slice: address, number; the stack has no room for it */
 	u32 n = 0;
 
-	if (!s || bpf_probe_read_user(&list, sizeof(list), (void *)at) || list.size > ROUTERS_MAX)
+	if (bpf_probe_read_user(list, sizeof(*list), (void *)at) || list->iov_len > ROUTERS_MAX)
 		return TOO_LONG;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < ROUTERS_MAX; i++) {
-		if (i >= list.size || n > PATTERN_MAX)
+		if (i >= list->iov_len || n > PATTERN_MAX)
 			break;
 		if (n >= 2 && s->text[n - 1] == '*' && s->text[n - 2] == '/') {
 			n -= 2;
 			s->text[n] = s->text[n + 1] = 0;
 		}
-		n = add_string(s, list.data + i * sizeof(struct go_string), n);
+		n = add_string(s, (u64)list->iov_base + i * sizeof(struct go_string), n);
 	}
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < 2; i++) {
@@ -83,8 +83,8 @@ __noinline u32 add_strings(struct scratch *s, u64 at)
 	return n;
 }
 
-/* What the router's struct says now. */
-__noinline u64 routers_route(struct scratch *s, u64 router, u32 told)
+/* What the router's struct says now, into s->text. Returns its length; 0: nothing. */
+__noinline u32 router_text(struct scratch *s, u64 router, u32 told)
 {
 	u64 at = router + (told & GO_OFFSET);
 	u32 n;
@@ -95,7 +95,7 @@ __noinline u64 routers_route(struct scratch *s, u64 router, u32 told)
 	if (told & GO_POINTER && bpf_probe_read_user(&at, sizeof(at), (void *)at))
 		return 0;
 	n = told & GO_STRINGS ? add_strings(s, at) : add_string(s, at, 0);
-	return s->text[0] == '/' ? pattern_hash(s, n) : 0;
+	return s->text[0] == '/' ? n : 0;
 }
 
 /* The struct goes to this goroutine: what it says is of the request before, if nobody has asked for that yet. */
@@ -114,7 +114,7 @@ static __always_inline void take_over(struct scratch *s, u64 router, u32 told, u
 	before = *owner == goroutine ? NULL : get_serving(*owner, s->op.tgid);
 	*owner = goroutine;
 	if (before && before->router == router) {
-		before->route = routers_route(s, router, told);
+		before->route = pattern_hash(s, router_text(s, router, told));
 		__sync_val_compare_and_swap(&before->router, router, 0);
 	}
 }
@@ -138,27 +138,32 @@ static __always_inline void on_go_router(struct scratch *s, u64 router, u32 told
 }
 
 /* What a router said of the request that began at `since`; 0: none was asked, or it found nothing. */
-static __always_inline u64 router_route(struct scratch *s, u64 http, u64 goroutine, u64 since)
+static __always_inline u64 router_route(struct scratch *s, struct conn *c, u64 since)
 {
-	struct go_serving *serving = get_serving(goroutine, bpf_get_current_pid_tgid() >> 32);
-	u64 router, route;
+	struct go_serving *serving = get_serving(c->goroutine, bpf_get_current_pid_tgid() >> 32);
+	u64 router;
+	u32 n = 0;
 
-	if (!serving || serving->http != http || serving->since < since)
+	if (!serving || serving->http != c->go_http || serving->since < since)
 		return 0;
 	router = *(volatile u64 *)&serving->router;
-	route = router ? routers_route(s, router, serving->told) : 0;
-	if (!router || !__sync_bool_compare_and_swap(&serving->router, router, 0))
-		route = serving->route;
-	return route;
+	if (router)
+		n = router_text(s, router, serving->told);
+	if (router && __sync_bool_compare_and_swap(&serving->router, router, 0))
+		return pattern_hash(s, n);
+	return serving->route;
 }
 
-/* The hash of the pattern that the program registered for the request that is being answered, or 0. No function of its
- * own: with those below it the call stack would be too deep. */
-static __always_inline u64 registered_route(struct scratch *s, struct conn *c, u64 since)
+/* The hash of the pattern that the program registered for the request that is being answered, or 0. The call stack has
+ * room for two functions below this one. */
+__noinline u64 registered_route(struct scratch *s, struct conn *c, u64 since)
 {
-	u64 route = c->go_http & GO_ROUTED ? router_route(s, c->go_http, c->goroutine, since) : 0;
+	u64 route;
 
-	return route ? route : mux_route(s, c->go_http);
+	if (!s || !c)
+		return 0;
+	route = c->go_http & GO_ROUTED ? router_route(s, c, since) : 0;
+	return route ? route : pattern_hash(s, mux_text(s, c->go_http));
 }
 
 #endif
