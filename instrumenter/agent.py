@@ -107,7 +107,7 @@ class Live:
         self._program: Program | None = None
         self._verdicts: dict[int, tuple[int, int]] = {}  # given before there was a kernel side to tell
         self._complete = False  # every stage is there, and the probes are attached
-        self._tls = TlsProbes()
+        self._tls = TlsProbes(self._counters)
         self._missed = 0  # events of processes, when the registry was last repaired
         self.source: RecordSource
 

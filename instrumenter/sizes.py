@@ -74,6 +74,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
         service_keys=services,
         losses=services * 2,
         tls_links=max(4_096, connections // 16),
+        go_servings=connections,
     )
     return Sizes(maps, series, min(ebpf.series_per_service or _OTEL_CARDINALITY_LIMIT, series))
 

@@ -108,6 +108,7 @@ _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "export.retries": ("Requests sent again after a failure that may pass.", "{request}"),
     "export.bytes": ("Bytes sent to receivers, after compression.", "By"),
     "discovery.scans": ("Scans of /proc for processes.", "{scan}"),
+    "libraries.skipped": ("Libraries of watched processes that tell nothing, by `reason`; once a file.", "{library}"),
     "discovery.vanished": ("Processes that ended before they could be looked at.", "{process}"),
 }
 

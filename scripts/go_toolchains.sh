@@ -15,7 +15,7 @@ from_module() { # a module's files are read-only and not executable
 	mv "build/go/$1/go.part" "build/go/$1/go"
 }
 
-[ $# -gt 0 ] || set -- 1.17.13 1.21.13 1.22.10 1.24.11
+[ $# -gt 0 ] || set -- 1.17.13 1.21.13 1.22.10 1.24.11 1.27.3
 for version in "$@"; do
 	[ -x "build/go/$version/go/bin/go" ] && continue
 	echo "go_toolchains: installing Go $version"

@@ -46,6 +46,18 @@ if changed gogrpc $SOURCES/gogrpc/*; then
 	done_with gogrpc
 fi
 
+go_routes() { # target, toolchain ("": the machine's), module file, flags
+	changed "$1" $SOURCES/goroutes/* || return 0
+	go=${2:+$PWD/build/go/$2/go/bin/}go
+	# shellcheck disable=SC2086
+	(cd $SOURCES/goroutes && GOFLAGS= GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0 "$go" build -modfile="$3" $4 -o "$OUT/$1" .)
+	done_with "$1"
+}
+go_routes goroutes "" go.mod ""
+go_routes goroutes-stripped "" go.mod "-buildmode=pie -ldflags=-s"
+go_routes goroutes-1.21 1.21.13 older.mod ""
+go_routes goroutes-1.21-stripped 1.21.13 older.mod "-ldflags=-s"
+
 if changed node $SOURCES/nodeshop/package.json; then
 	rm -rf "$OUT/node"
 	mkdir -p "$OUT/node"

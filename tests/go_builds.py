@@ -20,6 +20,7 @@ from instrumenter.binaries.go_wanted import STD
 WORK: Final = ROOT / "build" / "go-offsets"
 OLDER: Final = "1.21.13"
 OLDEST: Final = "1.17.13"
+NEXT: Final = "1.27.3"
 STRIPPED: Final = ("-ldflags=-s -w",)
 PIE: Final = ("-buildmode=pie",)
 

@@ -18,7 +18,7 @@ from instrumenter.bpf import abi
 from instrumenter.bpf.libbpf import OBJECTS
 
 INCLUDE = Path(__file__).resolve().parent.parent / "probes" / "include"
-HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h")
+HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h", INCLUDE / "abi_go.h")
 STRUCTS = {
     "red_key": abi.RED_KEY,
     "red": abi.RED,
@@ -45,6 +45,8 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),
     "tls_call": ("TLS_", abi.TlsCall),
+    "go_serve": ("GO_", abi.GoServe),
+    "go_router": ("GO_", abi.GoRouter),
 }
 
 
@@ -85,7 +87,7 @@ def test_enums_of_the_header(name: str) -> None:
     prefix, enum = ENUMS[name]
     body = re.search(rf"enum {name} {{(.*?)}}", without_comments(), re.DOTALL)
     assert body, f"abi.h has no enum {name}"
-    values = {key: int(value) for key, value in re.findall(r"(\w+) = (\d+)", body[1])}
+    values = {key: int(value, 0) for key, value in re.findall(r"(\w+) = (\w+)", body[1])}
     assert {prefix + m.name: m.value for m in enum if m.name} == values
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -79,9 +79,19 @@ def field_offsets(elf: Elf, info: BuildInfo) -> Fields:
     return _from_table(info, wanted)
 
 
-def field_of(info: BuildInfo, field: str) -> int | str:
-    """The offset of a field of the standard library by the table, or the reason why it is not known."""
-    return tables()[STD].find(field, _go_version(info))
+def offsets_of(elf: Elf, info: BuildInfo, fields: Collection[str], module: str = STD) -> dict[str, int | str]:
+    """Of these fields of one module, each offset or the reason why it is not known.
+
+    By the table where it knows the version, as the DWARF of a large program takes long.
+    """
+    version = _go_version(info) if module == STD else parse(info.modules[module])
+    offsets = {field: tables()[module].find(field, version) for field in fields}
+    if any(isinstance(offset, str) for offset in offsets.values()) and has_dwarf(elf):
+        structs = struct_offsets(elf, {field.rpartition(".")[0] for field in fields})
+        for field in fields:
+            struct, _, name = field.rpartition(".")
+            offsets[field] = structs.get(struct, {}).get(name, "not described")
+    return offsets
 
 
 def parse(version: str) -> Version | None:
@@ -135,4 +145,4 @@ def _text(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-__all__ = ["GRPC", "NET", "STD", "TABLE", "Fields", "Table", "field_of", "field_offsets", "parse", "tables"]
+__all__ = ["GRPC", "NET", "STD", "TABLE", "Fields", "Table", "field_offsets", "offsets_of", "parse", "tables"]

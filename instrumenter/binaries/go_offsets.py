@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,72 +21,16 @@ from typing import Any, Final
 from instrumenter.binaries.elf import Elf
 from instrumenter.binaries.go_buildinfo import build_info
 from instrumenter.binaries.go_fields import TABLE, parse
-from instrumenter.binaries.go_wanted import FIELDS, GRPC, NET, STD
+from instrumenter.binaries.go_samples import SAMPLES
+from instrumenter.binaries.go_wanted import FIELDS, GRPC, NET, ROUTERS, STD
 
-SAMPLES: Final = {
-    STD: """package main
-
-import (
-	"crypto/tls"
-	"fmt"
-	"net/http"
-)
-
-func main() {
-	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
-	fmt.Println(tls.Dial("tcp", ":1", nil))
-	fmt.Println(http.Get("https://localhost:1/"))
-	fmt.Println(http.ListenAndServeTLS(":0", "", "", nil))
-}
-""",
-    NET: """package main
-
-import (
-	"fmt"
-	"net/http"
-
-	"golang.org/x/net/http2"
-)
-
-func main() {
-	server := &http.Server{}
-	fmt.Println(http2.ConfigureServer(server, nil))
-	fmt.Println((&http.Client{Transport: &http2.Transport{}}).Get("https://localhost:1/"))
-	fmt.Println(server.ListenAndServeTLS("", ""))
-}
-""",
-    GRPC: """package main
-
-import (
-	"context"
-	"fmt"
-	"net"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
-)
-
-func unary(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
-	return nil, status.Error(5, "none")
-}
-
-func main() {
-	server := grpc.NewServer()
-	methods := []grpc.MethodDesc{{MethodName: "Call", Handler: unary}}
-	server.RegisterService(&grpc.ServiceDesc{ServiceName: "sample", HandlerType: (*any)(nil), Methods: methods}, 1)
-	listener, _ := net.Listen("tcp", "localhost:0")
-	go server.Serve(listener)
-	conn, _ := grpc.Dial(listener.Addr().String(), grpc.WithInsecure())
-	fmt.Println(conn.Invoke(context.Background(), "/sample/Call", nil, nil))
-	fmt.Println(conn.NewStream(context.Background(), &grpc.StreamDesc{}, "/sample/Stream"))
-}
-""",
-}
+_MAJOR: Final = re.compile(r"/v\d+$")
 
 
 def build(go: str, module: str, version: str, work: Path, *flags: str) -> Path:
     """A program that uses the module, by this toolchain; kept in `work` by version and flags."""
-    name = go_version(go) if module == STD else f"{module.rpartition('/')[2]}-{version}-{go_version(go)}"
+    last = _MAJOR.sub("", module).rpartition("/")[2]
+    name = go_version(go) if module == STD else f"{last}-{version}-{go_version(go)}"
     directory = work / name
     program = directory / "-".join(("program", *flags)).replace(" ", "").replace("=", "")
     if program.exists():
@@ -161,6 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--module-go", default="go", metavar="GO", help="the `go` that builds modules")
     parser.add_argument("--net", action="append", default=[], metavar="VERSION", help=f"of {NET}")
     parser.add_argument("--grpc", action="append", default=[], metavar="VERSION", help=f"of {GRPC}")
+    parser.add_argument(
+        "--router", action="append", default=[], metavar="MODULE@VERSION", help=f"of {', '.join(ROUTERS)}"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name(TABLE))
     parser.add_argument("--work", type=Path, default=Path("build/go-offsets"))
     options = parser.parse_args(arguments)
@@ -168,7 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     toolchains = [shutil.which(go) or go for go in (options.module_go, *options.go)]
     toolchains = [str(Path(go).absolute()) for go in toolchains]
     wanted = [(go, STD, go_version(go)) for go in toolchains[1:]]
-    wanted += [(toolchains[0], module, v) for module, vs in ((NET, options.net), (GRPC, options.grpc)) for v in vs]
+    modules = [*((NET, v) for v in options.net), *((GRPC, v) for v in options.grpc)]
+    modules += [(module, version) for module, _, version in (each.partition("@") for each in options.router)]
+    wanted += [(toolchains[0], module, version) for module, version in modules]
     failed = 0
     for go, module, version in wanted:
         table = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where crypto/tls of a Go program gives its plaintext: the entry of Write, the returns of Read.
 
-In: an `Elf` of a Go program. Out: probe's name -> place, or why there is none; with
-them the one place of net/http by which routes are named. The rule: the kernel side knows one
+In: an `Elf` of a Go program. Out: probe's name -> place, or why there is none. The rule: the kernel side knows one
 layout of net.Conn (probes/include/go.h), which all measured releases have; a program with another, or of which nothing
 is known, is left alone. Returns of no bytes get no probe: net/http's server reads in the background while a handler
 works, and stops that at its end, with each request.
@@ -16,17 +15,16 @@ from typing import Final
 
 from instrumenter.binaries.elf import Elf, Unreadable
 from instrumenter.binaries.go_buildinfo import BuildInfo, build_info
-from instrumenter.binaries.go_dwarf import has_dwarf, struct_offsets
-from instrumenter.binaries.go_fields import field_of
+from instrumenter.binaries.go_fields import offsets_of
 from instrumenter.binaries.go_functions import find_functions
 from instrumenter.binaries.go_program import OLDEST
 from instrumenter.binaries.go_spills import disassembled, lost_arguments
 from instrumenter.binaries.returns import return_sites
 from instrumenter.binaries.symbols import Symbol
+from instrumenter.binaries.tls_table import GO, Lack, Why
 
 READ: Final = "crypto/tls.(*Conn).Read"
 WRITE: Final = "crypto/tls.(*Conn).Write"
-SERVE: Final = "net/http.(*conn).serve"
 LAYOUT: Final = {
     "crypto/tls.Conn.conn": 0,
     "net.TCPConn.conn": 0,
@@ -36,19 +34,13 @@ LAYOUT: Final = {
     "net.netFD.family": 56,
     "net.netFD.sotype": 64,
 }
-_PATTERN: Final = {"net/http.conn.rwc": 16, "net/http.conn.curReq": 112, "net/http.response.req": 8}
-# By name of the probe: where the pattern of the request in work is (probes/include/go_route.h).
-PATTERNS: Final = {
-    SERVE: _PATTERN | {"net/http.Request.Pattern": 232},
-    f"{SERVE} 1.22": _PATTERN | {"net/http.Request.pat": 248, "net/http.pattern.str": 0},
-}
 _SLOT: Final = re.compile(r"mov (\w+), qword ptr (\[rsp \+ \w+\])")
 _CHECK_MAX: Final = 12  # instructions
 _BRANCH: Final = re.compile(r"j\w+ (0x[0-9a-f]+|\d+)")
 
 
-def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
-    """(version of Go, functions, reason). No reason and no functions: it has no crypto/tls.
+def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], Lack | None]:
+    """(version of Go, functions, why there are none). Neither of the two: it has no crypto/tls.
 
     Of Read each return is one, as NAME+distance.
     """
@@ -57,26 +49,18 @@ def crypto_tls(elf: Elf) -> tuple[str, dict[str, Symbol], str]:
         info = build_info(elf)
         version = info.version.partition(" ")[0].removeprefix("go")
         if info.minor is not None and info.minor < OLDEST:
-            return version, {}, f"is older than 1.{OLDEST}"
-        found = find_functions(elf, (READ, WRITE, SERVE))
+            return version, {}, Lack(GO.title, version, Why.TOO_OLD, f"is older than 1.{OLDEST}")
+        found = find_functions(elf, (READ, WRITE))
         if READ not in found or WRITE not in found:
-            return version, {}, ""
+            return version, {}, None
         reason = unknown_layout(elf, info) or lost_arguments(elf, found[READ])
         if reason:
-            return version, {}, f"cannot be read: {reason}"
+            return version, {}, Lack(GO.title, version, Why.UNKNOWN_LAYOUT, f"cannot be read: {reason}")
         sites = giving_returns(elf, found[READ])
     except Unreadable as error:
-        return version, {}, f"cannot be found: {error}"
+        return version, {}, Lack(GO.title, version, Why.UNREADABLE, f"cannot be found: {error}")
     read = {f"{READ}+{at - found[READ].offset:#x}": Symbol(READ, at, 0) for at in sites}
-    return version, {WRITE: begin(elf, found[WRITE]), **read, **_routes(elf, info, found.get(SERVE))}, ""
-
-
-def _routes(elf: Elf, info: BuildInfo, serve: Symbol | None) -> dict[str, Symbol]:
-    """The probe by which routes are named; none if the program has no server of net/http, or one without patterns."""
-    if serve is None or (info.minor or 0) < 22:
-        return {}
-    name = next((name for name, layout in PATTERNS.items() if not unknown_layout(elf, info, layout)), "")
-    return {name: begin(elf, serve)} if name else {}
+    return version, {WRITE: begin(elf, found[WRITE]), **read}, None
 
 
 def begin(elf: Elf, function: Symbol) -> Symbol:
@@ -91,16 +75,8 @@ def begin(elf: Elf, function: Symbol) -> Symbol:
 
 
 def unknown_layout(elf: Elf, info: BuildInfo, layout: Mapping[str, int] = LAYOUT) -> str:
-    """Why the program's structs may be others than `layout` says; "" if they are not.
-
-    By the table where it knows the version, as the DWARF of a large program takes long.
-    """
-    offsets: dict[str, int | str] = {field: field_of(info, field) for field in layout}
-    if any(isinstance(offset, str) for offset in offsets.values()) and has_dwarf(elf):
-        structs = struct_offsets(elf, {field.rpartition(".")[0] for field in layout})
-        for field in layout:
-            struct, _, name = field.rpartition(".")
-            offsets[field] = structs.get(struct, {}).get(name, "not described")
+    """Why the program's structs may be others than `layout` says; "" if they are not."""
+    offsets = offsets_of(elf, info, layout)
     wrong = next((field for field in layout if offsets[field] != layout[field]), None)
     if wrong is None:
         return ""

@@ -13,6 +13,10 @@ from typing import Final
 STD: Final = "std"
 NET: Final = "golang.org/x/net"
 GRPC: Final = "google.golang.org/grpc"
+GORILLA: Final = "github.com/gorilla/mux"
+CHI: Final = "github.com/go-chi/chi/v5"
+GIN: Final = "github.com/gin-gonic/gin"
+ECHO: Final = "github.com/labstack/echo/v4"
 
 Structs = dict[str, tuple[str, ...]]
 
@@ -87,6 +91,15 @@ FIELDS: Final[dict[str, Structs]] = {
         "google.golang.org/grpc.csAttempt": ("s", "transport", "t"),
         "google.golang.org/grpc.serverStream": ("s", "t"),
     },
+    GORILLA: {
+        f"{GORILLA}.Route": ("routeConf",),
+        f"{GORILLA}.routeConf": ("regexp",),
+        f"{GORILLA}.routeRegexpGroup": ("path",),
+        f"{GORILLA}.routeRegexp": ("template",),
+    },
+    CHI: {f"{CHI}.Context": ("RoutePatterns",)},
+    GIN: {f"{GIN}.Context": ("fullPath",)},
+    ECHO: {f"{ECHO}.context": ("path",)},
 }
 
 
@@ -139,8 +152,10 @@ FUNCTIONS: Final[dict[str, tuple[str, ...]]] = {
         "google.golang.org/grpc/internal/transport.(*loopyWriter).writeHeader",
     ),
 }
+# The function that has a probe, and one by which the router is known to be in use.
 ROUTERS: Final = {
-    "github.com/gorilla/mux": ("github.com/gorilla/mux.(*Router).ServeHTTP", "github.com/gorilla/mux.(*Route).Match"),
-    "github.com/go-chi/chi/v5": ("github.com/go-chi/chi/v5.(*Mux).routeHTTP",),
-    "github.com/gin-gonic/gin": ("github.com/gin-gonic/gin.(*Engine).handleHTTPRequest",),
+    GORILLA: (f"{GORILLA}.requestWithRoute", f"{GORILLA}.(*Router).ServeHTTP"),
+    CHI: (f"{CHI}.(*Mux).ServeHTTP",),
+    GIN: (f"{GIN}.(*Engine).ServeHTTP",),
+    ECHO: (f"{ECHO}.(*Echo).ServeHTTP",),
 }

@@ -31,12 +31,16 @@ _VERSIONS_MAX: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A function. offset: in the file. size: bytes, 0 if unknown. version: such as "OPENSSL_3.0.0", "" if none."""
+    """A function. offset: in the file. size: bytes, 0 if unknown. version: such as "OPENSSL_3.0.0", "" if none.
+
+    told: what a probe here is told besides the function, for the upper half of its cookie.
+    """
 
     name: str
     offset: int
     size: int
     version: str = ""
+    told: int = 0
 
 
 def find_symbols(elf: Elf, names: Collection[str]) -> dict[str, Symbol]:

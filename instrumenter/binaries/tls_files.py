@@ -13,10 +13,10 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf
-from instrumenter.binaries.go_buildinfo import is_go
+from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf, Unreadable
+from instrumenter.binaries.go_buildinfo import build_info, is_go
 from instrumenter.binaries.symbols import Symbol, find_symbols
-from instrumenter.binaries.tls_table import FAMILIES, GO, TEXTS, Family, Text
+from instrumenter.binaries.tls_table import FAMILIES, GO, TEXTS, Family, Lack, Text, Why
 
 _MARKS: Final = tuple(family.part_of for family in FAMILIES if family.part_of)
 _NAMES: Final = frozenset((*_MARKS, *(name for f in FAMILIES for name in (*f.required, *f.functions))))
@@ -34,15 +34,6 @@ class Found:
     title: str
     version: str
     functions: dict[str, Symbol]
-
-
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """A TLS library that is in this file and gives nothing. reason: a clause that goes on after its name."""
-
-    title: str
-    version: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +61,13 @@ def file_tls(elf: Elf) -> FileTls:
             continue
         title, version = _version(family, texts)
         if family.unsupported:
-            lacks.append(Lack(title, version, family.unsupported))
+            lacks.append(Lack(title, version, Why.UNSUPPORTED, family.unsupported))
         else:
             functions = {name: symbols[name] for name in family.functions if name in symbols}
             found.append(Found(family.key, title, version, functions))
     known = {f.family for f in found} | {f.key for f in FAMILIES if f.title in {lack.title for lack in lacks}}
     lacks += [
-        Lack(text.title, _version_of(text.title, texts), text.reason)
+        Lack(text.title, _version_of(text.title, texts), text.why, text.reason)
         for text, _ in texts
         if text.code and text.family not in known
     ]
@@ -92,12 +83,17 @@ def file_tls(elf: Elf) -> FileTls:
 
 def _go(elf: Elf) -> FileTls:
     """Go programs carry their own table of functions, stripped or not."""
+    from instrumenter.binaries.go_routes import routes
     from instrumenter.binaries.go_tls import crypto_tls
 
-    version, functions, reason = crypto_tls(elf)
-    if functions:
-        return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),))
-    return FileTls(elf.build_id, lacks=(Lack(GO.title, version, reason),) if reason else ())
+    version, functions, lack = crypto_tls(elf)
+    if not functions:
+        return FileTls(elf.build_id, lacks=(lack,) if lack else ())
+    try:
+        probes, lacks = routes(elf, build_info(elf))
+    except Unreadable as error:
+        probes, lacks = {}, (Lack("net/http", version, Why.UNREADABLE, f"tells no routes: {error}"),)
+    return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions | probes),), lacks)
 
 
 def _version(family: Family, texts: list[tuple[Text, str]]) -> tuple[str, str]:

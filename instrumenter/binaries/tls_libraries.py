@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from instrumenter.binaries.cache import Cache
 from instrumenter.binaries.elf import Elf, Unreadable
 from instrumenter.binaries.mapped import MappedFile, mapped_files
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_files import FileTls, Found, file_tls
-from instrumenter.binaries.tls_table import FAMILIES
+from instrumenter.binaries.tls_table import FAMILIES, Why
 
 _PART_OF: Final = {family.key: family.part_of for family in FAMILIES if family.part_of}
 _JVM: Final = "libjvm.so"
@@ -44,12 +44,21 @@ class TlsLibrary:
         return " ".join(filter(None, (self.title, self.version, self.file.name)))
 
 
+class Skipped(NamedTuple):
+    """A library that gives nothing, by the file that it is in. library: "unknown" if that could not be read."""
+
+    identity: tuple[int, int, int, int]
+    library: str
+    why: Why
+
+
 @dataclass(frozen=True, slots=True)
 class TlsView:
-    """reasons: why TLS, or some of it, is not visible; a sentence's part each."""
+    """reasons: why TLS, or some of it, is not visible; a sentence's part each. skipped: the same, to be counted."""
 
     libraries: tuple[TlsLibrary, ...] = ()
     reasons: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def visible(self) -> bool:
@@ -106,7 +115,7 @@ def tls_of(files: Iterable[MappedFile], examine: Callable[[MappedFile], Examined
     if not examined:
         return TlsView(reasons=("its memory map cannot be read: it ended, or belongs to another user",))
     marks = {mark for one in examined for mark in one.tls.marks}
-    libraries, reasons = [], []
+    libraries, reasons, skipped = [], [], []
     for one in examined:
         libraries += [
             TlsLibrary(
@@ -116,17 +125,21 @@ def tls_of(files: Iterable[MappedFile], examine: Callable[[MappedFile], Examined
             if f.family not in _PART_OF or _PART_OF[f.family] in marks
         ]
         reasons += [f"{_join(lack.title, lack.version, 'in', one.file.name)} {lack.reason}" for lack in one.tls.lacks]
+        skipped += [Skipped(one.identity, lack.title, lack.why) for lack in one.tls.lacks]
         if one.file.name == _JVM:
             reasons.append("Java's own TLS (JSSE) runs in code that the JVM generates")
+            skipped.append(Skipped(one.identity, "JSSE", Why.GENERATED_CODE))
     if not libraries and not reasons:
-        reasons = [*_unread(examined), NO_LIBRARY]
-    return TlsView(tuple(libraries), tuple(dict.fromkeys(reasons)))
+        unread = _unread(examined)
+        skipped = [Skipped((0, one.file.inode, 0, 0), "unknown", Why.UNREADABLE) for one in unread]
+        reasons = [*(f"{one.file.name}: {one.reason}" for one in unread), NO_LIBRARY]
+    return TlsView(tuple(libraries), tuple(dict.fromkeys(reasons)), tuple(skipped))
 
 
-def _unread(examined: list[Examined]) -> list[str]:
-    """Of files that may hold TLS all the same: the program itself, and what is named like a library of it."""
+def _unread(examined: list[Examined]) -> list[Examined]:
+    """Those that may hold TLS all the same: the program itself, and what is named like a library of it."""
     return [
-        f"{one.file.name}: {one.reason}"
+        one
         for i, one in enumerate(examined)
         if one.reason and (i == 0 or one.file.name.startswith(("libssl", "libgnutls", "libnspr")))
     ]

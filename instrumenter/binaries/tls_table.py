@@ -8,7 +8,30 @@ by a text that its own source puts into the program; never by a file's name, whi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
+
+
+class Why(StrEnum):
+    """Why a library tells nothing, as counters say it: stingless.libraries.skipped."""
+
+    UNSUPPORTED = "unsupported"  # there are no probes for it
+    NO_SYMBOLS = "no_symbols"  # where its functions are is not known
+    TOO_OLD = "too_old"
+    UNKNOWN_LAYOUT = "unknown_layout"  # its version was not measured, or it was built in another way
+    GENERATED_CODE = "generated_code"  # there is no file to probe
+    UNREADABLE = "unreadable"
+    REFUSED = "refused"  # the kernel takes no probe there
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A library that is in a file and gives nothing. reason: a clause that goes on after its name."""
+
+    title: str
+    version: str
+    why: Why
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,7 @@ class Text:
     needle: bytes
     pattern: bytes = b""
     code: bool = False
+    why: Why = Why.NO_SYMBOLS
     reason: str = "has no symbols"
 
 
@@ -105,6 +129,7 @@ TEXTS: Final = (
         b"/rustls-",
         rb"/rustls-(\d+\.\d+\.\d+)[-\w.]*/src/",
         code=True,
+        why=Why.UNSUPPORTED,
         reason="has no functions that are the same in every build",
     ),
     Text("s2n", "s2n-tls", b"tls/s2n_recv.c\0", code=True),

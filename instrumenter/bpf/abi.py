@@ -111,9 +111,25 @@ class TlsCall(IntEnum):
     GO_READ = 9
     GO_WRITE = 10
     GO_SERVE = 11
-    GO_SERVE_1_22 = 12
+    GO_ROUTER = 12
     RETURN = 64
     MAYBE = 128
+
+
+class GoServe(IntFlag):
+    """The upper half of a cookie of TlsCall.GO_SERVE."""
+
+    RELEASE_1_22 = 1
+    NO_PATTERN = 2
+    ROUTED = 4
+
+
+class GoRouter(IntFlag):
+    """The upper half of a cookie of TlsCall.GO_ROUTER: | offset."""
+
+    POINTER = 0x10000
+    STRINGS = 0x20000
+    POOLED = 0x40000
 
 
 class Flag(IntFlag):

@@ -56,6 +56,7 @@ class MapSizes:
     service_keys: int = 4_096
     losses: int = 8_192
     tls_links: int = 4_096
+    go_servings: int = 65_536
 
 
 class Stats(NamedTuple):

@@ -20,11 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instrumenter.binaries.cache import Cache
 from instrumenter.binaries.mapped import MappedFile, mapped_files
-from instrumenter.binaries.tls_libraries import Files, TlsLibrary, TlsView, tls_of
+from instrumenter.binaries.tls_libraries import Files, Skipped, TlsLibrary, TlsView, tls_of
+from instrumenter.binaries.tls_table import Why
 from instrumenter.bpf.abi import EventKind, TlsCall
 from instrumenter.bpf.uprobes import Attached, Point, Uprobes
 from instrumenter.errors import StinglessError
+from instrumenter.telemetry import Counters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +48,17 @@ CALLS: Final = {
     "PR_Write": TlsCall.WRITE | TlsCall.MAYBE, "PR_Send": TlsCall.WRITE | TlsCall.MAYBE,
     "PR_Close": TlsCall.FREE | TlsCall.MAYBE,
     "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
-    "net/http.(*conn).serve": TlsCall.GO_SERVE, "net/http.(*conn).serve 1.22": TlsCall.GO_SERVE_1_22,
+    "net/http.(*conn).serve": TlsCall.GO_SERVE,
+    "github.com/gorilla/mux.requestWithRoute": TlsCall.GO_ROUTER,
+    "github.com/go-chi/chi/v5.(*Mux).ServeHTTP": TlsCall.GO_ROUTER,
+    "github.com/gin-gonic/gin.(*Engine).ServeHTTP": TlsCall.GO_ROUTER,
+    "github.com/labstack/echo/v4.(*Echo).ServeHTTP": TlsCall.GO_ROUTER,
 }  # fmt: skip
 
 _ONCE: Final = frozenset((TlsCall.FREE, *(call for call in TlsCall if call.name.startswith("GO_"))))  # no return
 START_S: Final = 1.0  # longest wait at the start
 UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
+COUNTED_MAX: Final = 4096  # files of which is known that they were counted
 _LOOKED_AT: Final = (EventKind.EXEC, EventKind.SEEN, EventKind.LISTEN, EventKind.TLS)
 
 Identity = tuple[int, int, int, int]
@@ -79,7 +87,7 @@ def points_of(library: TlsLibrary) -> list[Point]:
         call = CALLS.get(name.partition("+")[0])
         if call is None:
             continue
-        points.append(Point(symbol.offset, call))
+        points.append(Point(symbol.offset, call | symbol.told << 32))
         if call & ~TlsCall.MAYBE not in _ONCE:
             points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
     return points
@@ -88,15 +96,18 @@ def points_of(library: TlsLibrary) -> list[Point]:
 def usable(view: TlsView) -> TlsView:
     """As it is for the kernel side: libraries of which it knows no function become reasons."""
     libraries = tuple(library for library in view.libraries if points_of(library))
-    rest = tuple(f"{library} has no probes yet" for library in view.libraries if library not in libraries)
-    return TlsView(libraries, rest + view.reasons)
+    rest = [library for library in view.libraries if library not in libraries]
+    skipped = tuple(Skipped(library.identity, library.title, Why.UNSUPPORTED) for library in rest)
+    reasons = tuple(f"{library} has no probes yet" for library in rest)
+    return TlsView(libraries, reasons + view.reasons, skipped + view.skipped)
 
 
 class TlsProbes:
     """See the module. `scan`, `begin`, then `follow` with every batch of events. Only the thread touches the files."""
 
-    def __init__(self, root: str = "/proc") -> None:
-        self._root = root
+    def __init__(self, counters: Counters, root: str = "/proc") -> None:
+        self._counters, self._root = counters, root
+        self._counted: Cache[Skipped] = Cache(COUNTED_MAX)
         self._files: dict[Identity, _File] = {}
         self._views: dict[int, TlsView] = {}
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()  # processes to look at; negative: ended; 0: no more
@@ -203,7 +214,9 @@ class TlsProbes:
         view = usable(tls_of(files, self._examined.examine))
         if not self._begun:
             return
+        self._count(view.skipped)
         if self._uprobes is None:
+            self._count(Skipped(library.identity, library.title, Why.REFUSED) for library in view.libraries)
             self._views[pid] = TlsView(reasons=("this kernel refuses the probe",))
             return
         self._leave(pid, {library.identity for library in view.libraries})
@@ -215,6 +228,13 @@ class TlsProbes:
             else:
                 libraries.append(library)
         self._views[pid] = TlsView(tuple(libraries), tuple(reasons))
+
+    def _count(self, skipped: Iterable[Skipped]) -> None:
+        """Each file once, however many processes map it."""
+        for each in skipped:
+            if self._counted.get(each) is None:
+                self._counted.put(each, each)
+                self._counters.add("libraries.skipped", reason=each.why, library=each.library)
 
     def _ended(self, pid: int) -> None:
         self._views.pop(pid, None)
@@ -248,6 +268,7 @@ class TlsProbes:
             attached = self._uprobes.attach(f"/proc/self/fd/{file}", points_of(library))
         except StinglessError as error:
             log.warning("TLS of %s is not seen: %s", library, error)
+            self._count([Skipped(library.identity, library.title, Why.REFUSED)])
             return _File(None, str(error))
         finally:
             os.close(file)

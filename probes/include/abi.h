@@ -25,6 +25,7 @@
 #define KNOWN_METHODS 32     /* places in the table of methods that metrics name */
 
 #include "abi_frames.h"
+#include "abi_go.h"
 
 enum direction {
 	DIRECTION_UNKNOWN = 0,
@@ -208,7 +209,7 @@ struct loss_key {
 	unsigned int reason;
 };
 
-/* What a probe on a TLS library's function is told by its cookie: the arguments' meaning, and the result's. The first
+/* What a probe on a TLS library's function is told by its cookie's lower half: the arguments' meaning, and the result's. The first
  * argument is the library's object for the connection. */
 enum tls_call {
 	TLS_READ = 1,      /* (buffer, size): bytes */
@@ -221,8 +222,8 @@ enum tls_call {
 	TLS_FREE = 8,      /* the object goes */
 	TLS_GO_READ = 9,   /* crypto/tls.(*Conn).Read at a RET: bytes in the first register, arguments on the stack */
 	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
-	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection */
-	TLS_GO_SERVE_1_22 = 12, /* as it is in 1.22 */
+	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection; go_serve */
+	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };

@@ -9,8 +9,19 @@
 
 #include "socket.h"
 
+/* Of the response that was written last, what is not sent. */
+static __always_inline void leave_out_unsent(struct conn *c)
+{
+	struct conn *records = get_conn(sock_of(c->sk));
+
+	if (records)
+		c->response_bytes -= records->records_due < c->response_bytes ? records->records_due : c->response_bytes;
+}
+
 static __always_inline void end_connection(struct conn *c, u32 outcome)
 {
+	if (c->writing == WRITTEN)
+		leave_out_unsent(c);
 	if (c->kind == KIND_HTTP2)
 		end_frames(c, outcome);
 	else
@@ -66,10 +77,12 @@ __noinline int conn_moved(u64 key, u32 new_state)
 	}
 	if (c->kind >= KIND_HTTP)
 		end_connection(c, outcome_at_close(c, sk, new_state));
-	if (new_state == TCP_CLOSE)
+	if (new_state == TCP_CLOSE) {
+		end_serving(c);
 		delete_conn(key);
-	else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2)
+	} else if (c->direction == DIRECTION_CLIENT || c->kind == KIND_HTTP2) {
 		c->kind = KIND_OTHER;
+	}
 	return 0;
 }
 
@@ -96,6 +109,7 @@ __noinline int conn_gone(u64 key)
 	fin = PEEK(struct sock_common, sock_of(key), skc_flags) & 1 << SOCK_DONE;
 	if (c->kind >= KIND_HTTP)
 		end_connection(c, c->ended_by ? c->ended_by - 1 : fin ? OUTCOME_PEER_CLOSED : OUTCOME_RESET);
+	end_serving(c);
 	delete_conn(key);
 	return 0;
 }

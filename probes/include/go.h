@@ -12,16 +12,21 @@
 
 #define WRAPPED 3 /* a net.Conn within a net.Conn, as first field */
 #define SOCK_STREAM 1
+#define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
+#define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
+#define MAX_AWAITED (1U << 31)
 
 /* Go's calling convention (cmd/compile/abi-internal.md): the first integers of arguments and of results. */
 #if defined(__TARGET_ARCH_x86)
 #define GO_FIRST(ctx) ((ctx)->ax)
 #define GO_SECOND(ctx) ((ctx)->bx)
 #define GO_THIRD(ctx) ((ctx)->cx)
+#define GO_GOROUTINE(ctx) ((ctx)->r14)
 #elif defined(__TARGET_ARCH_arm64)
 #define GO_FIRST(ctx) ((ctx)->regs[0])
 #define GO_SECOND(ctx) ((ctx)->regs[1])
 #define GO_THIRD(ctx) ((ctx)->regs[2])
+#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
 #endif
 
 /* The same in every release that instrumenter/binaries/go_tls.py lets through. */
@@ -98,14 +103,46 @@ static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
 	return get_link(ssl);
 }
 
-static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc)
+/* A Write begins on a server's connection. */
+static __always_inline void begin_write(struct conn *c, struct conn *own)
 {
-	struct conn *c = get_conn(link->sk | 1), *own;
+	if (!c->go_http) {
+		c->go_http = own->go_http;
+		c->goroutine = own->goroutine;
+	}
+	if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
+	own->records_due = 0;
+	c->writing = WRITING;
+}
+
+/* Its plaintext was taken: if a response ended there, it is over when the records are sent, of which each has at least
+ * RECORD_MORE bytes more. */
+static __always_inline void await_records(struct conn *c, struct conn *own, u64 len)
+{
+	if (c->writing == WRITTEN && len < MAX_AWAITED)
+		own->records_due = len + (len + RECORD_MAX - 1) / RECORD_MAX * RECORD_MORE;
+	else if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
+	else
+		c->writing = NOT_WRITING;
+}
+
+struct go_write { /* by a server */
+	struct conn *plain;
+	struct conn *records;
+};
+
+static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, struct tls_thread *t, u32 svc,
+				    struct go_write *w)
+{
+	struct conn *c = get_conn(link->sk | 1), *own = get_conn(link->sk);
 	bool matters = (!c || c->kind != KIND_OTHER) && !is_closed(link->sk);
 
-	if (c && !c->go_http && c->direction == DIRECTION_SERVER) {
-		own = get_conn(link->sk);
-		c->go_http = own ? own->go_http : 0;
+	if (matters && c && own && c->kind == KIND_HTTP && c->direction == DIRECTION_SERVER) {
+		begin_write(c, own);
+		w->plain = c;
+		w->records = own;
 	}
 	matters = matters && !is_body(c, SENT, link->sent, t->len);
 	if (matters && !s)
@@ -117,7 +154,7 @@ static __always_inline bool go_sent(struct scratch *s, struct tls_link *link, st
 }
 
 /* Whether the op in *s is to be processed. */
-static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc)
+static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx, u32 call, u32 svc, struct go_write *w)
 {
 	struct tls_thread t = { .kind = TLS_READ };
 	struct tls_link *link;
@@ -137,11 +174,11 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 		lose_plaintext(arguments[0], svc);
 		return false;
 	}
-	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc);
+	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc, w);
 }
 
-/* net/http begins to serve a connection. */
-static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release, u32 svc)
+/* net/http begins to serve a connection. told: enum go_serve. */
+static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u64 goroutine, u32 svc)
 {
 	struct conn *c;
 	u64 sk;
@@ -155,21 +192,37 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 release
 		describe_op(s, sk, svc, RECEIVED, 0, 0);
 		c = new_conn(s);
 	}
-	if (c)
-		c->go_http = http | release;
+	if (!c)
+		return;
+	c->go_http = http | told;
+	c->goroutine = goroutine;
+	c->tgid = bpf_get_current_pid_tgid() >> 32;
+	c->svc = svc;
+	if (told & GO_ROUTED)
+		begin_serving(goroutine, c->tgid, c->go_http);
 }
 
-static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 svc)
+/* told: the cookie's upper half. */
+static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 told, u32 svc)
 {
 	struct scratch *s = take_scratch();
-	bool serve = call >= TLS_GO_SERVE, some = !serve && take_go_call(s, ctx, call, svc);
+	bool serve = call >= TLS_GO_SERVE, some;
+	struct go_write w = {};
 
-	if (!s)
+	some = !serve && take_go_call(s, ctx, call, svc, &w);
+	if (!s) {
+		if (w.plain)
+			w.plain->writing = NOT_WRITING;
 		return;
-	if (serve)
-		on_go_serve(s, GO_FIRST(ctx), call == TLS_GO_SERVE_1_22 ? GO_1_22 : 0, svc);
+	}
+	if (call == TLS_GO_ROUTER)
+		on_go_router(s, GO_SECOND(ctx), told, GO_GOROUTINE(ctx), svc);
+	else if (call == TLS_GO_SERVE)
+		on_go_serve(s, GO_FIRST(ctx), told, GO_GOROUTINE(ctx), svc);
 	else if (some)
 		process(s, get_conn(s->op.sk));
+	if (w.plain)
+		await_records(w.plain, w.records, GO_THIRD(ctx));
 	s->busy = 0;
 }
 

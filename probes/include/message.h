@@ -5,7 +5,7 @@
 
 #include "conns.h"
 #include "frames.h"
-#include "go_route.h"
+#include "go_router.h"
 
 #define PREFACE_LEN 24
 
@@ -67,11 +67,19 @@ __noinline int finish_all(struct conn *c, u32 outcome, u64 now)
 
 	if (!c)
 		return 0;
-	if (c->response_begun)
+	if (c->response_begun && c->writing != WRITTEN)
 		c->response_bytes = body_bytes(&c->half[HALF_RESPONSE], 0);
+	c->writing = NOT_WRITING;
 	bpf_loop(MAX_TURNS, finish_one, &e, 0);
 	drop_carries(c);
 	return 0;
+}
+
+/* The response that was written is sent. */
+static __always_inline void end_written(struct conn *c, u64 now)
+{
+	c->writing = NOT_WRITING;
+	finish_exchange(c, OUTCOME_COMPLETE, now);
 }
 
 /* The stream can't be followed any more, or has left HTTP: `turn` ends what is outstanding as unreadable, then the
@@ -94,6 +102,8 @@ static __always_inline long lose_track(struct scratch *s, struct conn *c, u32 re
 
 static __always_inline long go_on_leaving(struct scratch *s, struct conn *c)
 {
+	if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
 	if (c->begun != c->answered) {
 		finish_exchange(c, OUTCOME_UNREADABLE, s->op.now);
 		return 0;
@@ -112,7 +122,12 @@ static __always_inline void end_response(struct conn *c, u64 now)
 	c->response_bytes = h->phase == PHASE_BODY ? h->next - h->body_start : h->body;
 	h->phase = PHASE_HEAD;
 	h->body = h->begin_ns = 0;
-	finish_exchange(c, OUTCOME_COMPLETE, now);
+	if (c->writing == WRITING) {
+		c->writing = WRITTEN;
+		c->written_ns = now;
+	} else {
+		finish_exchange(c, OUTCOME_COMPLETE, now);
+	}
 }
 
 static __always_inline void end_request(struct half *h)
@@ -184,7 +199,7 @@ static __always_inline void on_request(struct scratch *s, struct conn *c, struct
 
 static __always_inline void name_route(struct scratch *s, struct conn *c, struct held *r)
 {
-	u64 route = registered_route(s, c->go_http);
+	u64 route = registered_route(s, c, r->e.x.start_ns);
 
 	if (route)
 		r->e.x.key.route = route;
@@ -196,6 +211,8 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	u32 status = s->head.status;
 	struct held *r;
 
+	if (c->writing == WRITTEN)
+		end_written(c, c->written_ns);
 	if (c->begun == c->answered) {
 		lose_track(s, c, LOSS_UNANSWERED_RESPONSE);
 		return;

@@ -86,7 +86,22 @@ static __always_inline bool is_served(u64 sk, u64 len)
 
 static __always_inline bool returns_matter(struct conn *c)
 {
-	return c && c->kind >= KIND_HTTP && c->direction == DIRECTION_SERVER;
+	return c && (c->kind >= KIND_HTTP ? c->direction == DIRECTION_SERVER : c->records_due);
+}
+
+/* TLS records went out: a response that was taken as plaintext before is over with the last of its own. */
+static __always_inline void records_sent(struct conn *c, u64 sent)
+{
+	struct conn *plain;
+
+	if (sent < c->records_due) {
+		c->records_due -= sent;
+		return;
+	}
+	c->records_due = 0;
+	plain = get_conn(c->sk | 1);
+	if (plain && plain->writing == WRITTEN)
+		end_written(plain, bpf_ktime_get_ns());
 }
 
 /* Of body bytes nothing is to be read, only counted where they end. Returns whether all of the call's are that. */
@@ -134,6 +149,10 @@ static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64
 /* `seq`: of the first byte. */
 static __always_inline void on_send_exit_at(struct scratch *s, struct conn *c, u64 sk, u32 seq, u64 sent)
 {
+	if (c && c->records_due) {
+		records_sent(c, sent);
+		return;
+	}
 	describe_op(s, sk, c ? c->svc : 0, SENT, seq, sent);
 	process(s, c);
 }

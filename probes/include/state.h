@@ -63,6 +63,12 @@ enum kind {
 	KIND_HTTP2,
 };
 
+enum writing { /* what is written is taken before it is on the socket: Go's crypto/tls */
+	NOT_WRITING,
+	WRITING, /* it is being taken */
+	WRITTEN, /* a response ended in it, which is over when its records are sent */
+};
+
 enum { HALF_REQUEST = 0, HALF_RESPONSE = 1 };
 enum { SENT = 0, RECEIVED = 1 }; /* which way a call moved bytes */
 
@@ -114,7 +120,9 @@ struct held { /* a request that waits for its response */
 struct conn {
 	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
 	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
-	u64 go_http; /* Go: the net/http.conn that serves it; bit 0: of 1.22 */
+	u64 go_http; /* Go: the net/http.conn that serves it; in its lowest bits enum go_serve */
+	u64 goroutine; /* in which it does */
+	u64 written_ns; /* WRITTEN: when the response ended */
 	struct half half[2];
 	u64 resp_first_ns;
 	u64 response_bytes;
@@ -135,6 +143,8 @@ struct conn {
 	u8 told;     /* HTTP/2: its BEGIN is in the ring */
 	u8 hello;    /* of TLS records: which first messages have passed (hello.h) */
 	u8 name_len; /* of TLS records: of the server's name, which is in the slot's text */
+	u8 writing;  /* enum writing */
+	u32 records_due; /* of TLS records: so many bytes until the response in them is sent; 0: none is waited for */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */

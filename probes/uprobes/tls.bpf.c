@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
-/* Functions of TLS libraries, at their entries and returns; the cookie says which (enum tls_call). One program, as each
+/* Functions of TLS libraries, at their entries and returns; the cookie's lower half says which (enum tls_call). One program, as each
  * that parses is verified apart. */
 #include "go.h"
 #include <bpf/bpf_tracing.h>
@@ -7,14 +7,15 @@
 SEC("uprobe")
 int tls_call(struct pt_regs *ctx)
 {
-	u32 call = bpf_get_attach_cookie(ctx), svc = watched();
+	u64 cookie = bpf_get_attach_cookie(ctx);
+	u32 call = cookie, svc = watched();
 
 	if (!svc)
 		return 0;
 	if ((call & TLS_KIND) == TLS_FREE)
 		on_tls_free(PT_REGS_PARM1(ctx));
-	else if (call >= TLS_GO_READ && call <= TLS_GO_SERVE_1_22)
-		on_go_call(ctx, call, svc);
+	else if (call >= TLS_GO_READ && call <= TLS_GO_ROUTER)
+		on_go_call(ctx, call, cookie >> 32, svc);
 	else
 		on_tls_call(ctx, call, svc);
 	return 0;

@@ -35,6 +35,9 @@ class Go:
         return self.process.stdout.readline()
 
     def close(self) -> None:
+        """May be called again."""
+        if self.process.returncode is not None:
+            return
         with self.process:
             self.process.communicate(timeout=20)
         self._folder.cleanup()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from go_builds import OLDER, PIE, STRIPPED, talk
+from go_builds import NEXT, OLDER, OLDEST, PIE, STRIPPED, talk
 from running import Agent
 
 from kernel.go_talk import Go
@@ -37,7 +37,9 @@ def names(agent: Agent, kind: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize(("version", "flags"), [("", ()), ("1.24.11", (*PIE, *STRIPPED)), ("1.22.10", STRIPPED)])
+@pytest.mark.parametrize(
+    ("version", "flags"), [("", ()), (NEXT, ()), ("1.24.11", (*PIE, *STRIPPED)), ("1.22.10", STRIPPED)]
+)
 def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure: bool) -> None:
     """A pattern that takes every path ("/") is none. Clients, who know no patterns, go by the path."""
     with running(version, *flags, secure=secure) as go:
@@ -52,7 +54,7 @@ def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure
     assert not any("/items/*" in line for line in points)
 
 
-@pytest.mark.parametrize("version", ["", OLDER])
+@pytest.mark.parametrize("version", [OLDEST, OLDER, "1.22.10", "1.24.11", "", NEXT])
 def test_http2_over_tls(stingless: START, version: str) -> None:
     """The same plaintext, in frames. Routes are by the path: a connection serves many requests at once."""
     go = Go(talk(version), "-http2")

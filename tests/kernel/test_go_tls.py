@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
+import ssl
+import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from go_builds import OLDER, OLDEST, PIE, STRIPPED, talk
+from go_builds import NEXT, OLDER, OLDEST, PIE, STRIPPED, talk
 
 from instrumenter.binaries.tls_libraries import Files
-from instrumenter.bpf.abi import Direction, Flag, Verdict
+from instrumenter.bpf.abi import Direction, Flag, Outcome, Verdict
 from instrumenter.discovery.tls import points_of
 from kernel.go_talk import Go
 from kernel.harness import Wire
@@ -23,10 +29,11 @@ BUILDS = [
     (OLDEST, ()),
     (OLDER, STRIPPED),
     ("1.24.11", (*PIE, *STRIPPED)),
+    (NEXT, STRIPPED),
     ("", ()),
     ("", (*PIE, *STRIPPED)),
 ]
-
+HUGE, UNSENT = 24_000_000, 10_000_000  # bytes of a response, and more than the sockets between hold of it
 
 Start = Callable[..., Go]
 
@@ -56,6 +63,7 @@ def of(found: list[Seen], direction: Direction) -> Counter[Row]:
 
 
 def check(wire: Wire, go: Go, expected: dict[Row, int]) -> None:
+    go.close()  # its last call has returned then
     found = wire.collect()
     assert wire.losses() == {}
     assert of(found, Direction.SERVER) == expected
@@ -115,6 +123,47 @@ def test_hits(wire: Wire, start: Start) -> None:
     assert runs[0] >= 2 * 2 * 100
     assert runs[1] >= 2 * 2 * 300
     assert runs[1] - runs[0] < 2.5 * 2 * 200
+
+
+@contextmanager
+def asking(go: Go, target: str) -> Iterator[http.client.HTTPResponse]:
+    """The response as it comes, to a client whose socket takes little at once."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST at its end
+        plain.connect(("127.0.0.1", go.port))
+        with context.wrap_socket(plain) as secure:
+            connection = http.client.HTTPConnection("h")
+            connection.sock = secure
+            connection.request("GET", target)
+            with connection.getresponse() as response:
+                yield response
+
+
+def test_a_slow_client(wire: Wire, start: Start) -> None:
+    """A response that one Write gave ends when its last record is sent, not when the Write began."""
+    go = start("")
+    with asking(go, f"/slow?down={HUGE}") as response:
+        response.read(HUGE - UNSENT)
+        then = time.monotonic_ns()
+        assert len(response.read()) == UNSENT
+    go.close()
+    (seen,) = wire.collect()
+    assert seen.row == Row("GET", f"/slow?down={HUGE}", 200, 0, HUGE)
+    assert seen.first_ns < then < seen.end_ns
+
+
+def test_a_client_that_goes(wire: Wire, start: Start) -> None:
+    """What of a Write did not reach the socket is not in the response."""
+    go = start("")
+    with asking(go, f"/gone?down={HUGE}") as response:
+        response.read(UNSENT)
+    go.close()
+    (seen,) = wire.collect()
+    assert (seen.row.status, seen.row.outcome) == (200, Outcome.RESET)
+    assert UNSENT <= seen.row.response_bytes < HUGE
 
 
 def test_connection_from_before(wire: Wire, start: Start) -> None:
