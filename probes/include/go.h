@@ -206,24 +206,19 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u
 static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 told, u32 svc)
 {
 	struct scratch *s = take_scratch();
-	bool serve = call >= TLS_GO_SERVE, some;
 	struct go_write w = {};
+	bool some = call <= TLS_GO_WRITE && take_go_call(s, ctx, call, svc, &w);
 
-	some = !serve && take_go_call(s, ctx, call, svc, &w);
-	if (!s) {
-		if (w.plain)
-			w.plain->writing = NOT_WRITING;
-		return;
-	}
 	if (call == TLS_GO_ROUTER)
 		on_go_router(s, GO_SECOND(ctx), told, GO_GOROUTINE(ctx), svc);
-	else if (call == TLS_GO_SERVE)
+	else if (s && call == TLS_GO_SERVE)
 		on_go_serve(s, GO_FIRST(ctx), told, GO_GOROUTINE(ctx), svc);
-	else if (some)
+	else if (s && some)
 		process(s, get_conn(s->op.sk));
 	if (w.plain)
 		await_records(w.plain, w.records, GO_THIRD(ctx));
-	s->busy = 0;
+	if (s)
+		s->busy = 0;
 }
 
 #endif

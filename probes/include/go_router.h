@@ -119,16 +119,18 @@ static __always_inline void take_over(struct scratch *s, u64 router, u32 told, u
 	}
 }
 
-/* A router begins with a request. */
+/* A router begins with a request. s: NULL if there is no work space. */
 static __always_inline void on_go_router(struct scratch *s, u64 router, u32 told, u64 goroutine, u32 svc)
 {
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct go_serving *serving;
 
-	s->op.tgid = bpf_get_current_pid_tgid() >> 32;
-	s->op.svc = svc;
-	if (told & GO_POOLED)
+	if (s && told & GO_POOLED) {
+		s->op.tgid = tgid;
+		s->op.svc = svc;
 		take_over(s, router, told, goroutine);
-	serving = get_serving(goroutine, s->op.tgid);
+	}
+	serving = get_serving(goroutine, tgid);
 	if (!serving)
 		return;
 	serving->route = 0;
