@@ -149,6 +149,14 @@ class Sampling(Group):
     )
 
 
+class Traces(Group):
+    """What belongs together in a trace."""
+
+    parent_rule: bool = setting(
+        False, "For debugging: write on each span what chose its parent, as `stingless.parent.rule`."
+    )
+
+
 class Metrics(Group):
     """RED metrics, counted in the kernel and read once per interval."""
 
@@ -297,6 +305,7 @@ class Settings(Group):
     discovery: Discovery = Discovery()
     ebpf: Ebpf = Ebpf()
     sampling: Sampling = Sampling()
+    traces: Traces = Traces()
     metrics: Metrics = Metrics()
     exporters: Exporters = Exporters()
     otlp: Otlp = Otlp()

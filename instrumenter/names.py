@@ -7,6 +7,7 @@ but what is rare; all that a metric key determines is made once per key and reme
 Of the project's own:
 - `stingless.ttfb_ns` (int): nanoseconds from the request's first byte to the response's.
 - `stingless.outcome`: how an exchange that did not complete ended (as `error.type` without a status).
+- `stingless.parent.rule`: what chose the parent; only with the setting `traces.parent_rule`.
 - `stingless.target.truncated`: the target was longer than what was kept; `url.*` and the route are of its beginning.
 
 A folded exchange (its service has too many metric keys) has no route, hence only the method as its name.
@@ -29,7 +30,7 @@ from instrumenter.kinds import Kinds, KindShapes, ephemeral_ports, kinds
 from instrumenter.labels import Labels
 from instrumenter.model import I32, I64, U8, U64, Resource, Shape, Spans
 from instrumenter.semantics import NameOptions
-from instrumenter.traces import Records, context, has_context, time_to_first_byte, trace_state
+from instrumenter.traces import Records, context, has_context, parents, rules, time_to_first_byte, trace_state
 
 if TYPE_CHECKING:
     from instrumenter.records import Exchanges
@@ -61,7 +62,9 @@ class Namer:
         self._describer = Describer(self._options)
         self._kinds = KindShapes(self._describer, self._options.max_cached)
         self._untried = 0  # batches that are still to be named by columns without a look for kinds
-        self._booked: list[tuple[str, int, int]] = []  # of the batch at hand; counted when all of it went well
+        self._booked: list[
+            tuple[str, int, int, dict[str, str]]
+        ] = []  # of the batch at hand; counted when all of it went well
 
     def register(self, route: int, pattern: bytes) -> None:
         """A route's hash stands for a pattern that a program registered."""
@@ -103,15 +106,15 @@ class Namer:
     def _booking(self) -> Iterator[None]:
         self._booked.clear()
         yield
-        for name, svc, amount in self._booked:
-            self._counters.add(name, amount, svc)
+        for name, svc, amount, labels in self._booked:
+            self._counters.add(name, amount, svc, **labels)
 
     def _by_kind(self, x: Records, text: U8, alike: Kinds, clock_offset_ns: int) -> list[Spans]:
         svcs = x["key"]["svc"][alike.first].tolist()
         found = [self._registry.resource(svc) for svc in svcs]
         named = self._kinds.shapes(x, text, alike, [resource is not None for resource in found])
         whole = list(named)
-        self._booked += [("spans.created", svcs[kind], int(alike.rows[kind])) for kind in whole]
+        self._booked += [("spans.created", svcs[kind], int(alike.rows[kind]), {}) for kind in whole]
         resources, resource = _numbered([r for kind in whole if (r := found[kind]) is not None])
         if len(whole) == len(svcs):
             group = alike.group.astype(np.int32)
@@ -141,7 +144,7 @@ class Namer:
         resources, resource = _numbered([r for r in found if r is not None])
         texts, ints = self._describer.attributes(x, text)
         spans = self._numbers(x, text, clock_offset_ns, resources, resource[group], shapes, group.astype(np.int32))
-        return replace(spans, texts=texts, ints=dict(spans.ints) | ints)
+        return replace(spans, texts=dict(spans.texts) | texts, ints=dict(spans.ints) | ints)
 
     def _wanted(self, x: Records, text: U8) -> tuple[Records, U8]:
         """The rows that make sense and that the sampler did not leave out."""
@@ -168,7 +171,7 @@ class Namer:
         return rows
 
     def _count(self, name: str, x: Records) -> None:
-        self._booked += [(name, svc, n) for svc, n in amounts(x["key"]["svc"])]
+        self._booked += [(name, svc, n, {}) for svc, n in amounts(x["key"]["svc"])]
 
     def _numbers(
         self, x: Records, raw: U8, clock_offset_ns: int, resources: list[Resource], resource: I32,
@@ -178,6 +181,8 @@ class Namer:
         state, bad_state = trace_state(x, raw)
         if bad_state.any():
             self._count("spans.tracestate_invalid", x[bad_state])
+        self._booked += [("spans.parents", svc, n, {"rule": rule}) for svc, rule, n in parents(x)]
+        texts = {"stingless.parent.rule": rules(x)} if self._options.parent_rule else {}
         ints = ephemeral_ports(x)
         ints["stingless.ttfb_ns"] = time_to_first_byte(x)
         protocol = x["key"]["protocol"]
@@ -186,7 +191,7 @@ class Namer:
         ints |= _shown(protocol, "http.response.body.size", answered)
         ints |= _shown(protocol, "stingless.rpc.request.messages", messages(x["request_messages"]))
         ints |= _shown(protocol, "stingless.rpc.response.messages", messages(x["response_messages"]))
-        return Spans(resources, shapes, resource, shape, *context(x, clock_offset_ns), ints, {}, state)
+        return Spans(resources, shapes, resource, shape, *context(x, clock_offset_ns), ints, texts, state)
 
 
 def _numbered(found: list[Resource]) -> tuple[list[Resource], I32]:

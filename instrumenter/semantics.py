@@ -52,13 +52,15 @@ class NameOptions:
 
     methods: tokens with a name of their own, in the order of the kernel's settings.methods; sensitive: query
     parameters, lower case, whose values are replaced by REDACTED (empty: none); keep_errors, slow_ns (ns, 0: off): as
-    given to the kernel's sampler; max_cached: shapes, routes, hosts and addresses remembered, each.
+    given to the kernel's sampler; parent_rule: spans tell what chose their parent; max_cached: shapes, routes, hosts
+    and addresses remembered, each.
     """
 
     methods: tuple[str, ...] = METHODS
     sensitive: frozenset[str] = SENSITIVE
     keep_errors: bool = False
     slow_ns: int = 0
+    parent_rule: bool = False
     max_cached: int = 8192
 
 

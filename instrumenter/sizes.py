@@ -75,6 +75,7 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
         losses=services * 2,
         tls_links=max(4_096, connections // 16),
         go_servings=connections,
+        pairs=max(4_096, connections // 4),
     )
     return Sizes(maps, series, min(ebpf.series_per_service or _OTEL_CARDINALITY_LIMIT, series))
 

@@ -98,7 +98,7 @@ _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "spans.exported": ("Spans that a receiver took.", "{span}"),
     "spans.in_flight": ("Spans now queued or on their way to a receiver.", "{span}"),
     "spans.tracestate_invalid": ("Spans whose tracestate was dropped because it was not printable ASCII.", "{span}"),
-    "spans.parent_ambiguous": ("Spans left without a parent because their cause was ambiguous.", "{span}"),
+    "spans.parents": ("Spans made, by the `rule` that chose their parent.", "{span}"),
     "metrics.exported": ("Metric points that a receiver took.", "{data_point}"),
     "metrics.export_failed": ("Metric points given up; the next snapshot holds their counts.", "{data_point}"),
     "metrics.rejected": ("Metric points that a receiver rejected (OTLP partial success).", "{data_point}"),

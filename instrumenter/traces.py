@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from instrumenter.bpf.abi import EXCHANGE, Flag
-from instrumenter.columns import Bools, within
+from instrumenter.bpf.abi import EXCHANGE, Flag, Rule
+from instrumenter.columns import Bools, amounts, within
 from instrumenter.model import I32, I64, U8, U64, Text
 
 Records = NDArray[Any]  # abi.EXCHANGE
@@ -25,6 +25,11 @@ def _offset(name: str) -> int:
 
 
 _TRACEPARENT = int(Flag.TRACEPARENT)
+_RULES: Final = [rule.name.lower() for rule in Rule]
+_RULE_TEXT: Final = np.array(_RULES, "S16").view(np.uint8).reshape(len(Rule), 16)
+_RULE_LENGTH: Final = np.array([len(rule) for rule in _RULES], np.int32)
+_RULE_BITS: Final = np.uint64(4)
+assert len(Rule) <= 1 << 4
 _WORDS: Final = np.dtype((np.dtype("<u8"), (EXCHANGE.itemsize // 8,)))
 _TRACE_ID, _SPAN_ID, _PARENT_ID = (_offset(name) // 8 for name in ("trace_id", "span_id", "parent_id"))  # words
 
@@ -69,6 +74,24 @@ def has_context(x: Records) -> Bools:
     words: U64 = x.view(_WORDS)
     valid: Bools = ((words[:, _TRACE_ID] | words[:, _TRACE_ID + 1]) != 0) & (words[:, _SPAN_ID] != 0)
     return valid
+
+
+def parents(x: Records) -> list[tuple[int, str, int]]:
+    """How many exchanges each service has by what chose their parent: (svc, rule, n)."""
+    pairs = x["key"]["svc"].astype(np.uint64) << _RULE_BITS | _known(x)
+    return [(pair >> 4, _RULES[pair & 15], n) for pair, n in amounts(pairs)]
+
+
+def rules(x: Records) -> Text:
+    """What chose each exchange's parent."""
+    rule = _known(x)
+    return Text(_RULE_TEXT[rule], _RULE_LENGTH[rule])
+
+
+def _known(x: Records) -> NDArray[np.uint16]:
+    """Rules; of a newer recording's that are not known here, none."""
+    rule: NDArray[np.uint16] = np.where(x["rule"] < len(_RULES), x["rule"], 0).astype(np.uint16)
+    return rule
 
 
 def time_to_first_byte(x: Records) -> I64:

@@ -41,6 +41,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "event_kind": ("EVENT_", abi.EventKind),
     "loss": ("LOSS_", abi.Loss),
     "exchange_flag": ("FLAG_", abi.Flag),
+    "parent_rule": ("RULE_", abi.Rule),
     "frames_kind": ("FRAMES_", abi.FramesKind),
     "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),

@@ -145,6 +145,16 @@ class Flag(IntFlag):
     FOLDED = 128
     IPV6 = 256
     SERVER_NAME = 512
+    DECIDED = 1024
+
+
+class Rule(IntEnum):
+    """What chose an exchange's parent."""
+
+    NONE = 0
+    HEADER = 1
+    JOINED = 2
+    AMBIGUOUS = 3
 
 
 class FramesKind(IntEnum):
@@ -235,6 +245,8 @@ EXCHANGE = _struct(
     ("agent_off", "<u2"),
     ("state_off", "<u2"),
     ("tls_version", "<u2"),
+    ("rule", "<u2"),
+    ("pad", "<u2", (3,)),
 )
 
 EXCHANGE_SHORT = _struct(("x", EXCHANGE), ("text", "u1", (TEXT_SHORT,)))

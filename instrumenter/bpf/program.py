@@ -57,6 +57,7 @@ class MapSizes:
     losses: int = 8_192
     tls_links: int = 4_096
     go_servings: int = 65_536
+    pairs: int = 16_384
 
 
 class Stats(NamedTuple):

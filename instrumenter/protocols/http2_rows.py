@@ -28,6 +28,7 @@ from instrumenter.bpf.abi import (
     Flag,
     Outcome,
     Protocol,
+    Rule,
 )
 from instrumenter.protocols import rpc
 from instrumenter.protocols.http2_records import Finished
@@ -36,7 +37,7 @@ from instrumenter.records import Exchanges
 from instrumenter.routes import template
 from instrumenter.semantics import GRPC_STATUS, METHODS
 
-_ROW: Final = Struct("<QIIHBBBBBBQQQQQQ16s8s8s36sIIIIIIHHBBBBHHHHHH")  # struct exchange
+_ROW: Final = Struct("<QIIHBBBBBBQQQQQQ16s8s8s36sIIIIIIHHBBBBHHHHHHH6x")  # struct exchange
 _SHORT: Final = Struct(f"<{_ROW.size}s{TEXT_SHORT}s")
 _LONG: Final = Struct(f"<{_ROW.size}s{TEXT_LONG}s")
 assert _ROW.size == EXCHANGE.itemsize
@@ -45,6 +46,7 @@ _NO_ID: Final = bytes(16)
 _CLIENT: Final = int(Direction.CLIENT)
 _UNREADABLE: Final = int(Outcome.UNREADABLE)
 _HTTP_2, _GRPC = int(Protocol.HTTP_2), int(Protocol.GRPC)
+_HEADER: Final = int(Rule.HEADER)
 _MOST: Final = (1 << 32) - 1
 _REMEMBERED: Final = 4096
 _HOST: Final = 2  # in Prepared.lengths
@@ -167,6 +169,7 @@ def _row(key: int, endpoints: bytes, tls: bool, exchange: Exchange, prepared: Pr
         0 if answered is None or not is_grpc else min(answered + 1, _MOST),
         prepared.flags | endpoints[36] | endpoints[37] << 8, target, method, host, agent, trace_flags, state,
         len(prepared.text), host_off, host_off + host, host_off + host + agent, endpoints[38] | endpoints[39] << 8,
+        _HEADER if prepared.trace else 0,
     )  # fmt: skip
 
 

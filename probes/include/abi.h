@@ -101,6 +101,15 @@ enum exchange_flag {
 	FLAG_FOLDED = 128,         /* counted under its service's `other` key */
 	FLAG_IPV6 = 256,           /* the socket's family is AF_INET6 */
 	FLAG_SERVER_NAME = 512,    /* the request named no host: in its place stands TLS's server name (SNI) */
+	FLAG_DECIDED = 1024,       /* trace_flags are of a `traceparent` that came in further up the trace */
+};
+
+/* What chose an exchange's parent. */
+enum parent_rule {
+	RULE_NONE = 0,      /* nothing: the exchange begins a trace */
+	RULE_HEADER = 1,    /* its own `traceparent` */
+	RULE_JOINED = 2,    /* the client's exchange at the other end of its connection */
+	RULE_AMBIGUOUS = 3, /* a rule applied, but what it found was not certain: no parent */
 };
 
 /* What metrics are counted by. route: hash of the templated path, 0 for `other`; peer: hash of Host (client only). */
@@ -170,6 +179,8 @@ struct exchange {
 	unsigned short agent_off;
 	unsigned short state_off;
 	unsigned short tls_version; /* as the server chose it: 0x0304 is TLS 1.3; 0: not seen */
+	unsigned short rule;        /* enum parent_rule */
+	unsigned short pad[3];
 };
 
 /* What goes through the rings: the header and room for text, always the whole struct. */

@@ -11,6 +11,7 @@
 #include "head.h"
 #include "route.h"
 #include "endpoints.h"
+#include "pairs.h"
 
 /* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
 static __always_inline void make_ids(struct held *h, struct scratch *s)
@@ -24,12 +25,13 @@ static __always_inline void make_ids(struct held *h, struct scratch *s)
 	seed = mix(mix(seed, x->start_ns), x->connection);
 	s->seed = seed;
 	*(u64 *)x->span_id = mix(seed, 1) | 1;
-	*(u64 *)x->parent_id = x->trace_flags = 0;
+	*(u64 *)x->parent_id = x->trace_flags = x->rule = 0;
 	if (head->has_trace) {
 		__builtin_memcpy(x->trace_id, head->trace_id, 16);
 		__builtin_memcpy(x->parent_id, head->parent_id, 8);
 		x->trace_flags = head->trace_flags;
 		x->flags |= FLAG_TRACEPARENT;
+		x->rule = RULE_HEADER;
 		return;
 	}
 	((u64 *)x->trace_id)[0] = mix(seed, x->connection) | 1;
@@ -100,8 +102,10 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	x->request_bytes = s->head.chunked ? 0 : s->head.content_length;
 	h->is_head = s->head.is_head;
 	h->is_connect = s->head.is_connect;
-	if (settings.spans)
+	if (settings.spans) {
 		make_ids(h, s);
+		find_parent(s, c, h);
+	}
 	h->has_long_text = s->head.text_len > TEXT_SHORT;
 	if (!h->has_long_text)
 		copy_text(h->e.text, s->text, s->head.text_len);
@@ -115,7 +119,7 @@ static __always_inline bool is_sampled(const struct exchange *x)
 {
 	u64 low = bpf_be64_to_cpu(((const u64 *)x->trace_id)[1]);
 
-	if (settings.parent_based && x->flags & FLAG_TRACEPARENT)
+	if (settings.parent_based && x->flags & (FLAG_TRACEPARENT | FLAG_DECIDED))
 		return x->trace_flags & 1;
 	if (settings.sampler == SAMPLER_RATIO)
 		return low < settings.ratio_bound;
@@ -146,7 +150,7 @@ static __always_inline void count_and_emit(struct held *h, const struct message_
 	}
 	if (settings.spans && is_sampled(x)) {
 		x->flags |= FLAG_SAMPLED;
-		if (!(x->flags & FLAG_TRACEPARENT))
+		if (!(x->flags & (FLAG_TRACEPARENT | FLAG_DECIDED)))
 			x->trace_flags = 1;
 	}
 	if (x->flags & (FLAG_SAMPLED | FLAG_FIRST) || !r || (settings.spans && is_worth_keeping(x))) {

@@ -104,6 +104,10 @@ struct linux_binprm {
 	const char *filename;
 };
 
+struct net;
+typedef struct {
+	struct net *net;
+} possible_net_t;
 struct in6_addr {
 	union {
 		u8 u6_addr8[16];
@@ -118,6 +122,7 @@ struct sock_common {
 	u16 skc_family;
 	volatile u8 skc_state;
 	unsigned long skc_flags;
+	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };

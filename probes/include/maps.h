@@ -63,6 +63,15 @@ struct {
 	__type(value, struct long_text);
 } long_texts SEC(".maps");
 
+/* Ends of plaintext connections that find each other. Inserted at a connection's first exchange; the LRU replaces: who has
+ * found the other end keeps it in its `conn`, and what is out of date there no sequence number fits. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct pair_key);
+	__type(value, struct pair);
+} pairs SEC(".maps");
+
 /* Heads that came in more than one piece, keyed by socket and half. Inserted when a call ends inside a head; deleted
  * when the head is whole, unreadable, or its connection ends. */
 struct {

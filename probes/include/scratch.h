@@ -157,6 +157,7 @@ struct scratch {
 	struct route route;
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
+	struct pair_key pair;
 	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */

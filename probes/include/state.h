@@ -148,6 +148,8 @@ struct conn {
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */
+	u32 ahead; /* by so much are the partner's requests numbered higher */
+	u64 partner; /* of a server: the watched client's end of the same connection, as it was found; 0: none */
 	struct held slot;
 };
 
@@ -155,6 +157,21 @@ struct message_key {
 	u64 sk;
 	u32 number;
 	u32 half;
+};
+
+/* A connection, of which both ends may be on this node. */
+struct pair_key {
+	u8 client_addr[16];
+	u8 server_addr[16];
+	u64 net; /* of loopback addresses, which each network namespace has: which one */
+	u16 client_port;
+	u16 server_port;
+	u32 pad;
+};
+
+struct pair { /* sockets; 0: not seen (yet) */
+	u64 client;
+	u64 server;
 };
 
 struct long_text {

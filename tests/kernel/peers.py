@@ -43,6 +43,7 @@ FAMILIES = {
 TIMEOUT_S = 60.0  # of any one call: only a failing test meets it
 READY = b"[]"  # what a program says at its beginning that another process became
 CLONE3 = 435  # on every architecture
+CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 1
 
 
 def fork_as(pids: Sequence[int]) -> int:
@@ -256,6 +257,13 @@ class Actor:
         answer = json.loads(channel.recv(1 << 20))
         assert isinstance(answer, list), answer
         return answer
+
+    def op_namespace(self) -> None:
+        """From here on this process has a network namespace of its own, whose loopback device is up."""
+        if libc.unshare(CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+        with socket.socket() as any_socket:
+            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
     def op_exec(self, name: str) -> None:
         """A forked child becomes this program anew, without its sockets."""
