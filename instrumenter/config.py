@@ -149,14 +149,6 @@ class Sampling(Group):
     )
 
 
-class Traces(Group):
-    """What belongs together in a trace."""
-
-    parent_rule: bool = setting(
-        False, "For debugging: write on each span what chose its parent, as `stingless.parent.rule`."
-    )
-
-
 class Metrics(Group):
     """RED metrics, counted in the kernel and read once per interval."""
 
@@ -305,7 +297,6 @@ class Settings(Group):
     discovery: Discovery = Discovery()
     ebpf: Ebpf = Ebpf()
     sampling: Sampling = Sampling()
-    traces: Traces = Traces()
     metrics: Metrics = Metrics()
     exporters: Exporters = Exporters()
     otlp: Otlp = Otlp()
@@ -318,6 +309,7 @@ class Settings(Group):
     log_level: Annotated[Literal["debug", "info", "warn", "error"], OtelLogLevel] = setting(
         "info", "Least severe log line that is written to standard error.", flag="--log-level", otel="OTEL_LOG_LEVEL"
     )
+    debug_parents: bool = setting(False, "Write on each span what chose its parent: `stingless.parent.rule`.")
     disabled: bool = setting(
         False, "Do nothing: attach no probe, export nothing, end at once.", otel="OTEL_SDK_DISABLED"
     )

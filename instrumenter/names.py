@@ -7,7 +7,7 @@ but what is rare; all that a metric key determines is made once per key and reme
 Of the project's own:
 - `stingless.ttfb_ns` (int): nanoseconds from the request's first byte to the response's.
 - `stingless.outcome`: how an exchange that did not complete ended (as `error.type` without a status).
-- `stingless.parent.rule`: what chose the parent; only with the setting `traces.parent_rule`.
+- `stingless.parent.rule`: what chose the parent; only with the setting `debug_parents`.
 - `stingless.target.truncated`: the target was longer than what was kept; `url.*` and the route are of its beginning.
 
 A folded exchange (its service has too many metric keys) has no route, hence only the method as its name.

@@ -39,7 +39,7 @@ def name_options(settings: Settings) -> NameOptions:
         methods=settings.metrics.known_methods,
         keep_errors=sampling.keep_errors,
         slow_ns=round(sampling.keep_slower_than * 1e9),
-        parent_rule=settings.traces.parent_rule,
+        parent_rule=settings.debug_parents,
     )
 
 

@@ -19,6 +19,7 @@ from instrumenter.bpf.libbpf import OBJECTS
 
 INCLUDE = Path(__file__).resolve().parent.parent / "probes" / "include"
 HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h", INCLUDE / "abi_go.h")
+HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h", INCLUDE / "abi_parents.h")
 STRUCTS = {
     "red_key": abi.RED_KEY,
     "red": abi.RED,

@@ -12,7 +12,7 @@ from exchanges import FixedRegistry, exchange, mix, together
 from named_spans import CASES, CLIENT_CASES, CLIENT_SPAN, OFFSET, SERVER_SPAN, Case
 
 from exporters.encode import SpanEncoder
-from instrumenter.bpf.abi import TEXT_LONG, TEXT_SHORT, Direction, Flag, Outcome
+from instrumenter.bpf.abi import TEXT_LONG, TEXT_SHORT, Direction, Flag, Outcome, Rule
 from instrumenter.names import NameOptions, Namer
 from instrumenter.records import Exchanges
 from instrumenter.telemetry import Counters
@@ -115,7 +115,8 @@ def test_dropped_and_counted(case: tuple[dict[str, Any], str, dict[str, Any]]) -
     assert spans == [SERVER_SPAN, SERVER_SPAN]
     assert counters.value(counter, what["svc"]) == 2
     assert counters.value("spans.created", 1) == 2
-    assert sum(n for _, n in counters.items()) == 4
+    assert counters.value("spans.parents", 1, rule="none") == 2
+    assert sum(n for _, n in counters.items()) == 6
 
 
 @pytest.mark.parametrize("case", KEPT.values(), ids=KEPT)
@@ -185,3 +186,23 @@ def test_random_headers_of_records_never_break_a_batch() -> None:
             + (counters.value("exchanges.taught"))
             == 300
         )
+
+
+@pytest.mark.parametrize("batches", [False, True], ids=["columns", "kinds"])
+def test_what_chose_the_parents_is_counted_and_told_if_asked(batches: bool) -> None:
+    told = [Rule.NONE, Rule.JOINED, Rule.HEADER, Rule.JOINED, Rule.AMBIGUOUS]
+    rows = together([exchange()] * 100)
+    rows.x["rule"] = told * 20
+    counters = Counters()
+    namer = Namer(FixedRegistry(), counters, NameOptions(parent_rule=True))
+    made = namer.batches(rows, OFFSET) if batches else [namer.spans(rows, OFFSET)]
+    spans = [span for part in made for _, span in otlp_spans.spans(SpanEncoder().encode(part))]
+    rules = [span["attributes"]["stingless.parent.rule"] for span in spans]
+    assert rules == [rule.name.lower() for rule in told * 20]
+    for rule in Rule:
+        assert counters.value("spans.parents", 1, rule=rule.name.lower()) == 20 * told.count(rule)
+
+
+def test_what_chose_a_parent_is_not_told_unasked() -> None:
+    spans, _ = named(exchange())
+    assert "stingless.parent.rule" not in spans[0]["attributes"]

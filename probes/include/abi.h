@@ -26,6 +26,7 @@
 
 #include "abi_frames.h"
 #include "abi_go.h"
+#include "abi_parents.h"
 
 enum direction {
 	DIRECTION_UNKNOWN = 0,
@@ -102,14 +103,6 @@ enum exchange_flag {
 	FLAG_IPV6 = 256,           /* the socket's family is AF_INET6 */
 	FLAG_SERVER_NAME = 512,    /* the request named no host: in its place stands TLS's server name (SNI) */
 	FLAG_DECIDED = 1024,       /* trace_flags are of a `traceparent` that came in further up the trace */
-};
-
-/* What chose an exchange's parent. */
-enum parent_rule {
-	RULE_NONE = 0,      /* nothing: the exchange begins a trace */
-	RULE_HEADER = 1,    /* its own `traceparent` */
-	RULE_JOINED = 2,    /* the client's exchange at the other end of its connection */
-	RULE_AMBIGUOUS = 3, /* a rule applied, but what it found was not certain: no parent */
 };
 
 /* What metrics are counted by. route: hash of the templated path, 0 for `other`; peer: hash of Host (client only). */

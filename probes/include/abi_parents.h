@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/* Part of the contract with Python, beside abi.h: how an exchange got its parent. */
+#ifndef STINGLESS_ABI_PARENTS_H
+#define STINGLESS_ABI_PARENTS_H
+
+/* What chose an exchange's parent. */
+enum parent_rule {
+	RULE_NONE = 0,      /* nothing: the exchange begins a trace */
+	RULE_HEADER = 1,    /* its own `traceparent` */
+	RULE_JOINED = 2,    /* the client's exchange at the other end of its connection */
+	RULE_AMBIGUOUS = 3, /* a rule applied, but what it found was not certain: no parent */
+};
+
+#endif
