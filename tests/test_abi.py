@@ -18,8 +18,7 @@ from instrumenter.bpf import abi
 from instrumenter.bpf.libbpf import OBJECTS
 
 INCLUDE = Path(__file__).resolve().parent.parent / "probes" / "include"
-HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h", INCLUDE / "abi_go.h")
-HEADERS = (INCLUDE / "abi.h", INCLUDE / "abi_frames.h", INCLUDE / "abi_parents.h")
+HEADERS = tuple(INCLUDE / name for name in ("abi.h", "abi_frames.h", "abi_go.h", "abi_parents.h"))
 STRUCTS = {
     "red_key": abi.RED_KEY,
     "red": abi.RED,
