@@ -25,11 +25,16 @@ pytestmark = pytest.mark.kernel
 
 START = Callable[..., Agent]
 BUILDS = [
-    ("goroutes", "plain"),
     ("goroutes", "tls"),
-    ("goroutes-stripped", "tls"),
-    ("goroutes-1.21", "tls"),
-    ("goroutes-1.21-stripped", "plain"),
+    *(
+        pytest.param(build, how, marks=pytest.mark.builds)
+        for build, how in (
+            ("goroutes", "plain"),
+            ("goroutes-stripped", "tls"),
+            ("goroutes-1.21", "tls"),
+            ("goroutes-1.21-stripped", "plain"),
+        )
+    ),
 ]
 CLIENTS, EACH = 4, 3  # connections at once, requests on each
 SMALL, LARGE = 10, 20_000  # bytes of a response that is written when the handler is over, and of one before that
