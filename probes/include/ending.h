@@ -114,7 +114,8 @@ __noinline int conn_gone(u64 key)
 	return 0;
 }
 
-/* The socket goes. Only connections that were read from after their end are still here. */
+/* The socket goes, or its memory begins as another one. Only connections that were read from after their end are still
+ * here, and those whose end passed unseen: the kernel leaves a program out where it interrupts itself. */
 static __always_inline void on_destroy(struct sock *sk)
 {
 	u64 key = (u64)sk;

@@ -94,6 +94,8 @@ int BPF_PROG(sock_state, struct sock *sk, int old_state, int new_state)
 {
 	if (new_state == TCP_LISTEN)
 		on_listen((struct sock *)sk);
+	else if (new_state == TCP_SYN_SENT || (new_state == TCP_SYN_RECV && old_state == TCP_LISTEN))
+		on_destroy((struct sock *)sk);
 	else
 		on_state((struct sock *)sk, new_state);
 	return 0;
