@@ -8,6 +8,8 @@ OUT=$PWD/build/accuracy
 SERVICES=$PWD/benchmarks/accuracy/services
 renice -n 10 $$ >/dev/null
 mkdir -p "$OUT"
+fail() { echo "accuracy: $*" >&2; exit 1; }
+. scripts/debian_suite.sh
 
 packages() {
 	missing=
@@ -65,29 +67,11 @@ make_dotnet() {
 	cp "$SERVICES/DotnetFront.runtimeconfig.json" "$OUT/dotnet/"
 }
 
-openssl11() { # Debian 11's, into $OUT/dotnet/usr/lib, by a private apt root: nothing is installed
-	root=$OUT/dotnet/apt
-	mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' |
-		awk '$1 ~ /\/debian\/?$/ && $2 !~ /security/ { print $1; exit }')}
-	mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial"
-	: >"$root/status"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bullseye main" >"$root/sources.list"
-	cat >"$root/apt.conf" <<-CONF
-		Dir::State "$root/state";
-		Dir::State::status "$root/status";
-		Dir::Cache "$root/cache";
-		Dir::Etc::sourcelist "$root/sources.list";
-		Dir::Etc::sourceparts "/dev/null";
-		APT::Sandbox::User "root";
-	CONF
-	(
-		export APT_CONFIG="$root/apt.conf"
-		cd "$root"
-		apt-get -qq update
-		apt-get -qq download libssl1.1
-	)
-	dpkg -x "$root"/libssl1.1_*.deb "$OUT/dotnet"
-	rm -rf "$root"
+openssl11() { # Debian 11's, into $OUT/dotnet/usr/lib
+	debian_suite bullseye "$OUT/dotnet/apt"
+	(cd "$OUT/dotnet/apt" && apt-get -qq download libssl1.1)
+	dpkg -x "$OUT"/dotnet/apt/libssl1.1_*.deb "$OUT/dotnet"
+	rm -rf "$OUT/dotnet/apt"
 }
 
 packages
