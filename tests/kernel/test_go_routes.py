@@ -38,7 +38,14 @@ def names(agent: Agent, kind: str) -> Counter[str]:
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(
-    ("version", "flags"), [("", ()), (NEXT, ()), ("1.24.11", (*PIE, *STRIPPED)), ("1.22.10", STRIPPED)]
+    ("version", "flags"),
+    [
+        ("", ()),
+        *(
+            pytest.param(*build, marks=pytest.mark.builds)
+            for build in ((NEXT, ()), ("1.24.11", (*PIE, *STRIPPED)), ("1.22.10", STRIPPED))
+        ),
+    ],
 )
 def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure: bool) -> None:
     """A pattern that takes every path ("/") is none. Clients, who know no patterns, go by the path."""
@@ -54,7 +61,10 @@ def test_patterns(stingless: START, version: str, flags: tuple[str, ...], secure
     assert not any("/items/*" in line for line in points)
 
 
-@pytest.mark.parametrize("version", [OLDEST, OLDER, "1.22.10", "1.24.11", "", NEXT])
+@pytest.mark.parametrize(
+    "version",
+    ["", *(pytest.param(other, marks=pytest.mark.builds) for other in (OLDEST, OLDER, "1.22.10", "1.24.11", NEXT))],
+)
 def test_http2_over_tls(stingless: START, version: str) -> None:
     """The same plaintext, in frames. Routes are by the path: a connection serves many requests at once."""
     go = Go(talk(version), "-http2")
