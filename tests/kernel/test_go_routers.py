@@ -108,6 +108,7 @@ def test_routes(stingless: START, build: str, how: str) -> None:
     assert counted(agent) == expected
 
 
+@pytest.mark.builds
 def test_many_at_once(stingless: START) -> None:
     """Structs go from request to request; a connection has one route after another."""
     with serving("goroutes", "plain") as (pid, port), asking("plain") as clients:
