@@ -128,7 +128,7 @@ static __always_inline long fill(struct scratch *s, struct conn *c, struct half 
 /* The line that an HTTP/2 client begins with (RFC 9113, 3.4). */
 static __always_inline bool is_preface(struct scratch *s)
 {
-	return !s->op.response && word_at(s->win) == WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') &&
+	return word_at(s->win) == WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T') &&
 	       word_at(s->win + 8) == WORD('T', 'P', '/', '2', '.', '0', '\r', '\n');
 }
 
@@ -152,7 +152,7 @@ static __always_inline long end_lines(struct scratch *s, struct conn *c, struct 
 		keep_rest(s);
 	}
 	if (s->head.bad)
-		return is_preface(s) ? begin_http2(s, c, h) : refuse_head(s, c, LOSS_MALFORMED);
+		return !s->op.response && is_preface(s) ? begin_http2(s, c, h) : refuse_head(s, c, LOSS_MALFORMED);
 	if (!s->head.done) {
 		s->mode = MODE_FILL;
 		return 0;

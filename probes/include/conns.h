@@ -71,24 +71,39 @@ static __always_inline struct conn *get_conn(u64 key)
 	return far_conns ? bpf_map_lookup_elem(&conns, &key) : NULL;
 }
 
-static __always_inline struct conn *take_place_near(u64 key)
+static long look_if_made(u32 i, u64 *key)
+{
+	struct conn *c = near_place(*key);
+
+	return !c || *(volatile u64 *)&c->sk == *key;
+}
+
+/* The other half's call is making it, on another CPU: that takes less than a call of ours. */
+__noinline int wait_until_made(u64 key)
 {
 	struct conn *c = near_place(key);
 
-	if (!c || __sync_val_compare_and_swap(&c->sk, 0, BEING_MADE))
-		return NULL;
-	__builtin_memset((u8 *)c + sizeof(c->sk), 0, sizeof(*c) - sizeof(c->sk));
-	__sync_lock_test_and_set(&c->sk, key);
-	return c;
+	bpf_loop(MAKING_TURNS, look_if_made, &key, 0);
+	return c && *(volatile u64 *)&c->sk == key;
 }
 
-/* Of a key that has none: all zeros but its key. NULL: the map is full. */
+/* Of a key that had none: all zeros but its key. Of two that make it at once both get the same. NULL: the map is full, or
+ * who makes it was preempted. */
 static __always_inline struct conn *make_conn(u64 key)
 {
-	struct conn *c = take_place_near(key), *zero = c ? NULL : zeros();
+	struct conn *c = near_place(key), *zero = zeros();
+	u64 there;
 
-	if (!zero)
+	if (!c || !zero)
+		return NULL;
+	there = __sync_val_compare_and_swap(&c->sk, 0, key | BEING_MADE);
+	if (!there) {
+		__builtin_memset((u8 *)c + sizeof(c->sk), 0, sizeof(*c) - sizeof(c->sk));
+		__sync_lock_test_and_set(&c->sk, key);
 		return c;
+	}
+	if ((there & ~BEING_MADE) == key)
+		return wait_until_made(key) ? c : NULL;
 	__sync_fetch_and_add(&far_conns, 1);
 	if (bpf_map_update_elem(&conns, &key, zero, BPF_NOEXIST))
 		__sync_fetch_and_add(&far_conns, -1);

@@ -12,6 +12,8 @@
 
 #define WRAPPED 3 /* a net.Conn within a net.Conn, as first field */
 #define SOCK_STREAM 1
+#define FD_CLOSED 1  /* in the first word of internal/poll.fdMutex */
+#define SK_CLOSED 1ULL /* in place of a socket: there was one */
 #define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
 #define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
 #define MAX_AWAITED (1U << 31)
@@ -48,14 +50,19 @@ static __always_inline u64 sock_of_net_fd(u64 at)
 	u64 sk;
 
 	if (bpf_probe_read_user(&n, sizeof(n), (void *)at) || n.type != SOCK_STREAM ||
-	    (n.family != AF_INET && n.family != AF_INET6) || n.fd < 0 || n.fd >> 31)
+	    (n.family != AF_INET && n.family != AF_INET6))
+		return 0;
+	if (n.mutex[0] & FD_CLOSED) /* its number may be another's by now */
+		return SK_CLOSED;
+	if (n.fd < 0 || n.fd >> 31)
 		return 0;
 	sk = sock_of_fd(bpf_get_current_task_btf(), n.fd);
 	return sk && is_tcp(sk) ? sk : 0;
 }
 
 /* The socket under a tls.Conn, whose first field is a net.Conn: a *net.TCPConn, whose first field is a *netFD, or a struct
- * around another net.Conn. Into s->op.sk, 0: it is something else, for which a netFD of a TCP socket cannot be taken. */
+ * around another net.Conn. Into s->op.sk, or SK_CLOSED; 0: it is something else, for which a netFD of a TCP socket cannot
+ * be taken. */
 __noinline int find_go_socket(struct scratch *s, u64 at)
 {
 	struct go_interface conn;
@@ -89,7 +96,7 @@ static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
 		return link;
 	find_go_socket(s, ssl);
 	sk = s->op.sk;
-	if (!sk)
+	if (!sk || sk == SK_CLOSED)
 		return NULL;
 	c = get_conn(sk);
 	if (!c) {
@@ -164,16 +171,18 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 	if ((s64)t.len <= 0)
 		return false;
 	if (call == TLS_GO_READ &&
-	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)PT_REGS_SP(ctx) + sizeof(u64)))
+	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)PT_REGS_SP(ctx) + sizeof(u64))) {
+		count_loss(svc, LOSS_UNREADABLE);
 		return false;
+	}
 	t.buf = arguments[1];
 	link = go_link(s, arguments[0]);
 	if (!link && !s)
 		return pass_plaintext(svc);
-	if (!link) {
+	if (!link && s->op.sk != SK_CLOSED) /* else there is nothing any more that a write could go to */
 		lose_plaintext(arguments[0], svc);
+	if (!link)
 		return false;
-	}
 	return call == TLS_GO_READ ? plaintext_received(s, link, &t, t.len) : go_sent(s, link, &t, svc, w);
 }
 
@@ -185,7 +194,7 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u
 
 	find_go_socket(s, http + GO_CONN_RWC);
 	sk = s->op.sk;
-	if (!sk)
+	if (!sk || sk == SK_CLOSED)
 		return;
 	c = get_conn(sk);
 	if (!c) {

@@ -3,48 +3,25 @@
 #ifndef STINGLESS_SEEK_H
 #define STINGLESS_SEEK_H
 
+#include "tcp.h"
 #include "tie.h"
 #include "h2.h"
 
 #define GIVE_UP 8 /* changes of direction that did not look like HTTP */
 
-static __always_inline bool is_tcp(u64 sk)
-{
-	u16 family = PEEK(struct sock_common, sk, skc_family);
-
-	return (family == AF_INET || family == AF_INET6) && PEEK(struct sock, sk, sk_protocol) == IPPROTO_TCP;
-}
-
-/* Nothing can be written any more. What came before may still be read, until the socket goes. */
-static __always_inline bool is_closed(u64 sk)
-{
-	return PEEK(struct sock_common, sk, skc_state) == TCP_CLOSE;
-}
-
-static __always_inline u32 sent_seq(u64 sk)
-{
-	return PEEK(struct tcp_sock, sk, write_seq);
-}
-
-/* Behind the last byte read. A read that meets the peer's FIN counts it too: one number more, not a byte. */
-static __always_inline u32 received_seq(u64 sk)
-{
-	u32 seq = PEEK(struct tcp_sock, sk, copied_seq);
-	u8 state = PEEK(struct sock_common, sk, skc_state);
-
-	if (state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
-		return seq;
-	if (!(PEEK(struct sock_common, sk, skc_flags) & 1 << SOCK_DONE)) /* closed by a reset */
-		return seq;
-	return seq == PEEK(struct tcp_sock, sk, rcv_nxt) ? seq - 1 : seq;
-}
-
-/* Where the other half begins. */
+/* Where the other half begins: now, as it may have moved since this call began. */
 static __always_inline u32 other_seq(struct scratch *s)
 {
-	if (is_plaintext(s->op.sk))
+	struct conn *records;
+	struct tls_link *link;
+
+	if (!is_plaintext(s->op.sk))
+		return s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk);
+	records = get_conn(sock_of(s->op.sk));
+	link = records ? any_link(records->ssl) : NULL;
+	if (!link)
 		return s->op.other;
-	return s->op.way == RECEIVED ? sent_seq(s->op.sk) : received_seq(s->op.sk);
+	return s->op.way == RECEIVED ? link->sent : link->received;
 }
 
 /* Could win[0 .. n) begin a request line? Also when it is only the first part of one. */
@@ -133,6 +110,22 @@ static __always_inline bool join_http2(struct scratch *s, struct conn *c)
 	return true;
 }
 
+/* It begins with HTTP/2's preface. The server's first frames may be on their way meanwhile, in another thread: all is
+ * there before that one sees what kind it is. */
+static __always_inline void begin_by_preface(struct scratch *s, struct conn *c)
+{
+	direct(c, s->op.way == RECEIVED);
+	start_half(&c->half[HALF_REQUEST], s->op.seq);
+	start_frames(&c->half[HALF_REQUEST], ORIGIN + PREFACE_LEN, PHASE_FRAME);
+	s->op.response = 0;
+	c->told = 0;
+	begin_frames(s, c);
+	start_half(&c->half[HALF_RESPONSE], other_seq(s));
+	start_frames(&c->half[HALF_RESPONSE], ORIGIN, PHASE_FRAME);
+	__sync_fetch_and_add(&c->sk, 0); /* nothing above is written after what follows */
+	c->kind = KIND_HTTP2;
+}
+
 /*
  * A connection of which nothing is known yet, or no longer. A request can only begin where the direction changes, so
  * only there the bytes are looked at. Returns whether the call begins a request (or what may be one).
@@ -149,8 +142,13 @@ __noinline int seek(struct scratch *s)
 	if (c && c->last_way == s->op.way + 1)
 		return 0;
 	n = s->op.len < 32 ? s->op.len : 32;
-	if (!n || read_bytes(s, 0, 0, n))
+	if (!n)
 		return 0;
+	if (read_bytes(s, 0, 0, n)) {
+		if (is_plaintext(s->op.sk) && s->op.buf.kind != BUF_NONE)
+			count_loss(s->op.svc, LOSS_UNREADABLE);
+		return 0;
+	}
 	request = like_request(s, n);
 	if (!c) {
 		if (!is_tcp(sock_of(s->op.sk)))
@@ -162,10 +160,16 @@ __noinline int seek(struct scratch *s)
 			return 0;
 		}
 	}
+	if (c->kind != KIND_SEEK) /* the other half's call has found it out meanwhile */
+		return c->kind >= KIND_HTTP;
 	c->last_way = s->op.way + 1;
 	if (like_record(s, n) && !is_plaintext(c->sk)) {
 		begin_tls(s, c);
 		return 0;
+	}
+	if (n >= PREFACE_LEN && is_preface(s)) {
+		begin_by_preface(s, c);
+		return 1;
 	}
 	if (request) {
 		c->kind = KIND_HTTP;
@@ -180,7 +184,7 @@ __noinline int seek(struct scratch *s)
 		c->misses = 0;
 	else
 		c->misses += is_tchar(s->win[0]) ? 1 : 4;
-	if (c->misses >= GIVE_UP)
+	if (c->misses >= GIVE_UP && c->kind == KIND_SEEK)
 		c->kind = KIND_OTHER;
 	return 0;
 }

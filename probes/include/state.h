@@ -30,7 +30,8 @@
 #define KNOWN_PROCESSES 16384 /* a power of 2 */
 #define NOT_KNOWN (1ULL << 63)
 #define NEAR_CONNS 4096 /* a power of 2 */
-#define BEING_MADE (~0ULL) /* no key */
+#define BEING_MADE 2ULL /* with a key, which has this bit 0: not to be found yet */
+#define MAKING_TURNS 4096
 #define NOWHERE (~0ULL)
 #define ORIGIN (1ULL << 32) /* position of the first byte seen, so that earlier ones are positive too */
 

@@ -54,7 +54,7 @@ static __always_inline struct tls_link *any_link(u64 ssl)
 	return bpf_map_lookup_elem(&tls_links, &key);
 }
 
-/* Inserted, if it is new. */
+/* Inserted, if it is new. Goroutines may come here at once, with a read and a write. */
 static __always_inline struct tls_link *make_link(u64 ssl)
 {
 	struct tls_link *link = any_link(ssl);
@@ -64,7 +64,7 @@ static __always_inline struct tls_link *make_link(u64 ssl)
 	if (!zero)
 		return link;
 	tls_key(&key, ssl);
-	bpf_map_update_elem(&tls_links, &key, zero, BPF_ANY);
+	bpf_map_update_elem(&tls_links, &key, zero, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tls_links, &key);
 }
 

@@ -28,12 +28,12 @@ import (
 
 // A job: each of `Connections` clients, on a connection of its own, makes `Requests` requests with bodies of `Up` bytes for
 // answers of `Down` bytes, chunked if it says so. Wrap: the client's net.Conn is within another. Keep: jobs share a
-// connection.
+// connection. Late: the one request is on a connection that is written to again when it is closed.
 type job struct {
-	Connections, Requests, Up, Down int
-	Chunked, Wrap, Keep, HTTP2      bool
-	Path                            string
-	Port                            int
+	Connections, Requests, Up, Down  int
+	Chunked, Wrap, Keep, HTTP2, Late bool
+	Path                             string
+	Port                             int
 }
 
 type wrapped struct{ net.Conn }
@@ -126,6 +126,18 @@ func client(scheme string, j job, config *tls.Config, done *sync.WaitGroup) {
 	}
 }
 
+func late(j job) {
+	conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", j.Port), &tls.Config{InsecureSkipVerify: true})
+	check(err)
+	fmt.Fprintf(conn, "GET %s?down=%d HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", j.Path, j.Down)
+	_, err = io.Copy(io.Discard, conn)
+	check(err)
+	conn.Close()
+	if _, err = fmt.Fprint(conn, "more"); err == nil {
+		log.Fatal("written")
+	}
+}
+
 func main() {
 	secure := flag.Bool("tls", true, "")
 	http2 := flag.Bool("http2", false, "with TLS: HTTP/2")
@@ -157,6 +169,10 @@ func main() {
 		check(json.Unmarshal(lines.Bytes(), &j))
 		var done sync.WaitGroup
 		for i := 0; i < j.Connections; i++ {
+			if j.Late {
+				late(j)
+				continue
+			}
 			done.Add(1)
 			go client(scheme, j, &tls.Config{InsecureSkipVerify: true}, &done)
 		}

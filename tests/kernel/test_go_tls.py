@@ -9,7 +9,7 @@ import ssl
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,8 +43,8 @@ def start(wire: Wire) -> Iterator[Start]:
     """Starts a build, watched under this test's service, its plaintext probed."""
     running: list[Any] = []
 
-    def begin(version: str, *flags: str) -> Go:
-        go = Go(talk(version, *flags))
+    def begin(version: str, *flags: str, run: Sequence[str] = ()) -> Go:
+        go = Go(talk(version, *flags), *run)
         running.append(go)
         (library,) = Files().tls(go.process.pid).libraries
         uprobes = wire.program.uprobes()
@@ -99,6 +99,23 @@ def test_many_goroutines(wire: Wire, start: Start) -> None:
     go = start("")
     go.run(Connections=60, Requests=8, Path="/many", Down=10)
     check(wire, go, {row(go, "/many?down=10", 200, 0, 10): 480})
+
+
+@pytest.mark.builds
+@pytest.mark.parametrize("at_once", [1, 20])
+def test_http2_begins_in_two_goroutines(wire: Wire, start: Start, at_once: int) -> None:
+    """The server reads the client's preface in one, while it writes its own SETTINGS in another: many times, as which
+    of them meet is chance."""
+    go = start("", run=["-http2"])
+    exact = Counter({("/two?down=10", 200, 10): 2 * 40})
+    for _ in range(25):
+        for _ in range(40 // at_once):
+            go.run(Connections=at_once, Requests=2, Path="/two", Down=10, HTTP2=True)
+        found = wire.collect()
+        assert wire.losses() == {}
+        for direction in (Direction.SERVER, Direction.CLIENT):
+            rows = (each.row for each in found if each.direction == direction)
+            assert Counter((row.target, row.status, row.response_bytes) for row in rows) == exact
 
 
 def test_wrapped_connection(wire: Wire, start: Start) -> None:
@@ -164,6 +181,13 @@ def test_a_client_that_goes(wire: Wire, start: Start) -> None:
     (seen,) = wire.collect()
     assert (seen.row.status, seen.row.outcome) == (200, Outcome.RESET)
     assert UNSENT <= seen.row.response_bytes < HUGE
+
+
+def test_write_on_a_closed_connection(wire: Wire, start: Start) -> None:
+    """It fails, and is no plaintext that was lost."""
+    go = start("")
+    go.run(Connections=3, Requests=1, Path="/late", Down=10, Late=True)
+    check(wire, go, {Row("GET", "/late?down=10", 200, 0, 10, host="h"): 3})
 
 
 def test_connection_from_before(wire: Wire, start: Start) -> None:
