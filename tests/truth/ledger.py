@@ -106,6 +106,14 @@ class Ledger:
         """The newest value of every series of a metric, by attributes of it or of its resource."""
         return dict(self._collector.metric_totals(name, *by))
 
+    @cached_property
+    def lost(self) -> dict[str, dict[tuple[Any, ...], float]]:
+        """What the agent says that it lost: by its metric's name, each by service and reason."""
+        names = {metric.name for r in self._collector.metric_requests() for m in r.resource_metrics
+                 for scope in m.scope_metrics for metric in scope.metrics}  # fmt: skip
+        own = sorted(n for n in names if n.startswith("stingless.http2.") or n.endswith((".lost", ".skipped")))
+        return {name: self.totals(name, "stingless.service", "reason") for name in own}
+
     def own(self, name: str, service: str) -> int:
         """The newest value of one of the agent's own metrics about a service, all reasons added up."""
         totals = self._collector.metric_totals(name, "stingless.service")

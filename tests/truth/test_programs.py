@@ -8,6 +8,7 @@ agent says why. What ran becomes docs/support-matrix.md (truth/matrix.py).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -79,6 +80,21 @@ class Outcome:
             return (self.services[row.number].pid,)
         sender = self.senders[row.number]
         return (sender.pid, *sender.also)
+
+    def explain(self, row: Row, spans: Sequence[Seen]) -> None:
+        """Prints, for a test that fails: whose requests have no span there, and what the agent lost."""
+        found = {s.number for s in spans}
+        unseen = Counter(
+            f"{caller.label} over {caller.library or 'TCP'} to {s.ask.service.service.label}"
+            for caller, sender in zip(CALLERS, self.senders, strict=True)
+            for s in sender.sent
+            if caller.protocol == row.protocol != "gRPC" and s.ask.number not in found  # a span of gRPC has no number
+            if (s.ask.service is self.services[row.number] if row.side == "server" else caller is CALLERS[row.number])
+        )
+        kinds = Counter(
+            (s.span.kind, spoken(s)) for s in self.ledger.spans if s.resource.get("process.pid") in self.pids(row)
+        )
+        print("unseen:", dict(unseen), "spans by kind and protocol:", dict(kinds), "lost:", self.ledger.lost, sep="\n")
 
 
 def spoken(span: Seen) -> str:
@@ -161,6 +177,7 @@ def test_row(outcome: Outcome, row: Row, record_row: Callable[[str, Row, str], N
         return
     if row.side == "client" and CALLERS[row.number].retries:
         spans, counted = without_retries(spans, counted)
+    outcome.explain(row, spans)
     record_row(outcome.attach, row, f"{len(spans)} of {len(sent)} spans, {counted.total()} of {len(sent)} counted")
     counts = by_call(spans) if row.protocol == "gRPC" else by_span(spans)
     assert counts == truth(sent)
