@@ -140,7 +140,7 @@ class Live:
         own = OwnMetrics(
             own_resource(host), self._counters, self.registry.name, self.red.totals, self._ring.fill, self._watched
         )
-        self._meter = Meter(self.red, own, self._counters, program.read_losses)
+        self._meter = Meter(self.red, own, self._counters, program.read_losses, program.missed)
         program.set_ports(selection.watched_ports())
         program.attach()
         self._complete = True

@@ -146,11 +146,13 @@ class Meter:
         own: OwnMetrics,
         counters: Counters,
         read_losses: Callable[[], Mapping[tuple[int, int], int]],
+        read_missed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._red = red
         self._own = own
         self._counters = counters
         self._read_losses = read_losses
+        self._read_missed = read_missed
         self._exporters: Sequence[MetricExporter] = ()
         self._warned: set[str] = set()
 
@@ -171,6 +173,7 @@ class Meter:
     def collect(self, final: bool = False) -> list[Metric]:
         """All metrics now, cumulative."""
         self.check_losses()
+        self._counters.set_missed(self._read_missed())
         now = time.time_ns()
         return [*self._red.collect(now, final), *self._own.collect(now)]
 

@@ -55,7 +55,7 @@ _KERNEL: Final[Mapping[str, str]] = {
     "red_full": "The exchange found no room in the metric map, not even under its service's `other` key.",
     "connections_full": "A connection was not tracked because the map of connections was full.",
     "pipeline_full": "A pipelined request was not held because the map of waiting requests was full.",
-    "unreadable": "The bytes of a message's head could not be read from the process's memory.",
+    "unreadable": "Bytes of a head, or of what may begin one, could not be read from the process's memory.",
     "gap": "Bytes passed unseen where a message's head was expected; the connection was picked up again later.",
     "malformed": "Bytes on a connection that spoke HTTP were not HTTP.",
     "event_full": "A process event found no room in the ring; the process is found by the next scan instead.",
@@ -109,6 +109,7 @@ _OTHERS: Final[Mapping[str, tuple[str, str]]] = {
     "export.bytes": ("Bytes sent to receivers, after compression.", "By"),
     "discovery.scans": ("Scans of /proc for processes.", "{scan}"),
     "libraries.skipped": ("Libraries of watched processes that tell nothing, by `reason`; once a file.", "{library}"),
+    "probes.missed": ("Runs of a probe that the kernel left out, by `program`.", "{run}"),
     "discovery.vanished": ("Processes that ended before they could be looked at.", "{process}"),
 }
 
@@ -176,6 +177,12 @@ class Counters:
                 if grown and reason in LOSS_NAMES:
                     key = Key("kernel.lost." + LOSS_NAMES[reason], svc, ())
                     self._values[key] = self._values.get(key, 0) + grown
+
+    def set_missed(self, missed: Mapping[str, int]) -> None:
+        """Take a reading of `Program.missed()`: program -> runs left out since the load."""
+        with self._lock:
+            for program, runs in missed.items():
+                self._values[Key("probes.missed", 0, (("program", program),))] = runs
 
     def retire(self, svc: int, service: str) -> None:
         """A service number is over: keep its counts under the service's name, so that numbers do not pile up."""

@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 from red_map import KnownLabels, KnownServices, RedMap, red_key, service
 
-from instrumenter.bpf.abi import DURATION_BUCKETS, RED, SIZE_BUCKETS, Direction
+from instrumenter.bpf.abi import DURATION_BUCKETS, RED, SIZE_BUCKETS, Direction, Loss
 from instrumenter.histogram import Histograms, explicit
 from instrumenter.metrics import RedCollector
-from instrumenter.model import Exemplar, ExplicitBuckets, ExponentialBuckets, HistogramPoint, Metric, Value
+from instrumenter.model import (
+    Exemplar,
+    ExplicitBuckets,
+    ExponentialBuckets,
+    HistogramPoint,
+    Metric,
+    NumberPoint,
+    Resource,
+    Value,
+)  # fmt: skip
+from instrumenter.own_metrics import OwnMetrics
+from instrumenter.pipeline import Meter
 from instrumenter.telemetry import Counters, Seen
 
 MS = 1_000_000
@@ -279,3 +290,21 @@ def test_collecting_many_keys_is_cheap() -> None:
         bench.collect()
         spent.append(time.process_time() - before)
     assert min(spent) < 0.3
+
+
+def test_what_the_kernel_lost_and_left_out_is_exported() -> None:
+    """Both are read as totals, at every export."""
+    bench = Bench()
+    own = OwnMetrics(Resource(()), bench.counters, {1: "shop"}.__getitem__)
+    lost, missed = {(1, int(Loss.GAP)): 2}, {"sock_state": 3}
+    meter = Meter(bench.collector, own, bench.counters, lambda: lost, lambda: missed)
+    meter.collect()
+    missed["sock_state"] = 5
+    values = {
+        (metric.name, *point.attributes): point.value
+        for metric in meter.collect()
+        for point in metric.points
+        if isinstance(point, NumberPoint)
+    }
+    assert values["stingless.exchanges.lost", ("reason", "gap"), ("stingless.service", "shop")] == 2
+    assert values["stingless.probes.missed", ("program", "sock_state")] == 5

@@ -83,6 +83,14 @@ def test_readings_of_kernel_losses_are_differences() -> None:
     assert counters.value("kernel.lost.malformed", 3) == 1
 
 
+def test_missed_runs_are_those_of_the_last_reading() -> None:
+    counters = Counters()
+    for reading in ({}, {"sock_state": 3}, {"sock_state": 5, "tls_call": 1}):
+        counters.set_missed(reading)
+    assert counters.value("probes.missed", program="sock_state") == 5
+    assert counters.value("probes.missed") == 6
+
+
 def test_retired_services_keep_their_counts_by_name() -> None:
     counters = Counters()
     for svc in (1, 2):

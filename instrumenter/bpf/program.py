@@ -77,10 +77,9 @@ class Program:
     def __init__(self, lib: Libbpf, loaded: BpfObject, choice: Choice, multi: bool) -> None:
         self._lib, self._object, self._choice, self._multi = lib, loaded, choice, multi
         self.modes, self.refused = dict(choice.modes), list(choice.refused)
-        self._links: list[int] = []
+        self._links: dict[str, int] = {}  # by program
         self._stats_fd = -1
-        self._ports = np.zeros(PORTS // 64, _U64)
-        self._expected = [0, 0, 0]  # keys of red, red_shared and losses at their last reading
+        self._ports, self._expected = np.zeros(PORTS // 64, _U64), [0, 0, 0]  # keys of red, red_shared and losses, last
         self._procs = self._map("procs", _U32, PROCESS)
         self._known, self._forgotten = self._map("known", _U32, _U64), 0
         self._red = self._map("red", RED_KEY, RED)
@@ -137,7 +136,7 @@ class Program:
         needed = REQUIRED.union(*(h.ways[self.modes[h.name]] for h in HOOKS if h.required))
         for program in sorted(self._choice.programs - {_ON_FILES}, key=lambda p: (p.startswith(_ENTRIES), p)):
             try:
-                self._links.append(self._object.attach(program))
+                self._links[program] = self._object.attach(program)
             except BpfError as error:
                 if program in needed:
                     self.close()
@@ -154,7 +153,7 @@ class Program:
     def detach(self) -> None:
         """From now on nothing is recorded; what is in the rings and maps can still be read."""
         while self._links:
-            self._lib.c.bpf_link__destroy(self._links.pop())
+            self._lib.c.bpf_link__destroy(self._links.popitem()[1])
 
     def source(self) -> RingSource:
         """The rings' only reader; to be closed before this."""
@@ -253,6 +252,10 @@ class Program:
             self._lib.call("reading statistics", self._lib.c.bpf_obj_get_info_by_fd(fd, info.ctypes.data, size))
             found[name] = Stats(int(info[_RUN_CNT]), int(info[_RUN_TIME_NS]), int(info[_MISSED]))
         return found
+
+    def missed(self) -> dict[str, int]:
+        """Program -> runs that the kernel left out since the load (`Stats.missed`), of those that have some."""
+        return {name: stats.missed for name, stats in self.stats().items() if stats.missed}
 
     def close(self) -> None:
         """Detaches and unloads. May be called again; nothing else may be called after."""

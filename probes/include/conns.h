@@ -7,8 +7,9 @@
 #include "swar.h"
 
 /* Connections, each at a place that its key says: found without a hash's cost. Taken by the first bytes seen on a TCP
- * socket of a watched process if the place is free (sk is 0), and free again when the socket reaches TCP_CLOSE, which
- * every socket does before its memory is used again. */
+ * socket of a watched process if the place is free (sk is 0), and free again when the socket reaches TCP_CLOSE or goes.
+ * The kernel may leave out the programs that see this (ending.h): then when the socket's memory begins as another socket.
+ * So an address has one entry at most, and no more stay than there were sockets at once. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, NEAR_CONNS);
@@ -123,7 +124,7 @@ static __always_inline void delete_conn(u64 key)
 	struct conn *c = near_place(key);
 
 	if (c && c->sk == key)
-		__sync_lock_test_and_set(&c->sk, 0);
+		__sync_val_compare_and_swap(&c->sk, key, 0); /* another CPU's end of it may be done, and the place taken */
 	if (far_conns && !bpf_map_delete_elem(&conns, &key))
 		__sync_fetch_and_add(&far_conns, -1);
 	conn_changed();

@@ -139,20 +139,18 @@ __noinline int seek(struct scratch *s)
 	if (!s)
 		return 0;
 	c = get_conn(s->op.sk);
-	if (c && c->last_way == s->op.way + 1)
+	if (c ? c->last_way == s->op.way + 1 : !is_tcp(sock_of(s->op.sk)))
 		return 0;
 	n = s->op.len < 32 ? s->op.len : 32;
 	if (!n)
 		return 0;
 	if (read_bytes(s, 0, 0, n)) {
-		if (is_plaintext(s->op.sk) && s->op.buf.kind != BUF_NONE)
+		if (s->op.buf.kind != BUF_NONE) /* else it is known beforehand that there is nothing to read */
 			count_loss(s->op.svc, LOSS_UNREADABLE);
 		return 0;
 	}
 	request = like_request(s, n);
 	if (!c) {
-		if (!is_tcp(sock_of(s->op.sk)))
-			return 0;
 		c = new_conn(s);
 		if (!c) {
 			if (request)

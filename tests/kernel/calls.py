@@ -8,6 +8,7 @@ named after, for every byte, and nothing else.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -102,6 +103,16 @@ def more(sock: socket.socket, pieces: Sequence[bytes]) -> None:
         assert sock.send(piece, socket.MSG_MORE if i < len(pieces) - 1 else 0) == len(piece)
 
 
+def mapped(sock: socket.socket, pieces: Sequence[bytes]) -> None:
+    """From a file in memory of which the process has touched no page, as programs send what they have in .rodata."""
+    for piece in pieces:
+        fd = os.memfd_create("request")
+        os.write(fd, piece)
+        with mmap.mmap(fd, len(piece), mmap.MAP_SHARED, mmap.PROT_READ) as pages:
+            assert sock.send(pages) == len(piece)
+        os.close(fd)
+
+
 def sendfile(sock: socket.socket, pieces: Sequence[bytes]) -> None:
     for piece in pieces:
         fd = os.memfd_create("body")
@@ -194,6 +205,7 @@ SENDS: dict[str, Callable[[socket.socket, Sequence[bytes]], None]] = {
     "sendmmsg": sendmmsg,
     "sendmmsg_parts": lambda sock, pieces: sendmmsg(sock, pieces, 3),
     "more": more,
+    "mapped": mapped,
     "sendfile": sendfile,
     "splice": splice,
     "io_uring": uring.send,

@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -195,6 +196,16 @@ class Wire:
             if svc in (0, self.svc) and new and reason != Loss.EVENT_FULL:
                 found[Loss(reason)] = new
         return found
+
+    @contextmanager
+    def without(self, *programs: str) -> Iterator[None]:
+        """These do not run meanwhile, as where the kernel leaves them out."""
+        for name in programs:
+            self.program._lib.c.bpf_link__destroy(self.program._links.pop(name))
+        try:
+            yield
+        finally:
+            self.program._links |= {name: self.program._object.attach(name) for name in programs}
 
     def entries(self, name: str) -> int:
         """How many keys a hash map has."""

@@ -50,6 +50,16 @@ def test_sent_by(wire: Wire, how: str) -> None:
     wire.check([ROW] * 6)
 
 
+def test_sent_from_memory_that_is_not_mapped_in_yet(wire: Wire) -> None:
+    """A client's request is read before the call, so none is read there; a server's response behind it, which has the
+    kernel's copy made it resident."""
+    talk = wire.talk()
+    for how in ("mapped", "send", "mapped", "send"):
+        talk.client(REQUEST, how=how).server(RESPONSE, how=how)
+    wire.run(talk.close())
+    wire.check([ROW] * 4, [ROW] * 2, {Loss.UNREADABLE: 2})
+
+
 @pytest.mark.parametrize("how", RECEIVES)
 def test_received_by(wire: Wire, how: str) -> None:
     if "mmsg" in how and wire.program.modes["recv"] == "socket":

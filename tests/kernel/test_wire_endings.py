@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from instrumenter.bpf.abi import Flag, Outcome, Protocol
-from kernel.harness import Wire
+from kernel.harness import Talk, Wire
 from kernel.http1 import answer, chunks, head, response_head
 from kernel.seen import Row
 
@@ -155,6 +155,30 @@ def test_an_end_inside_of_a_read(wire: Wire, end: str) -> None:
     talk.op("send", "s", "send", [response.decode()]).op("taken", "s", "c")
     wire.run(talk.op(*ENDS[end][0][0]).op("finish").op("close", "c"))
     wire.check([Row("POST", "/", 501, 30, 2)])
+
+
+def opened(n: int) -> Talk:
+    """On with connection n."""
+    talk = Talk(0, name=f"-{n}")
+    talk.ops.clear()
+    return talk
+
+
+def test_ends_that_pass_unseen(wire: Wire) -> None:
+    """What stays of them ends where their memory begins as other sockets, which are seen from the first byte."""
+    talks = [wire.talk(name=f"-{n}").client(GET).server(answer()) for n in range(16)]
+    before = sum(wire.connections())
+    wire.run(*talks)
+    with wire.without("sock_state", "sock_destroy"):
+        wire.run(*(opened(n).close() for n in range(16)))
+    assert sum(wire.connections()) == before + 32
+    asked = 16
+    while sum(wire.connections()) > before:
+        assert asked < 900, "sockets are not made of the memory of others"
+        made = [wire.talk(name=f"-{n}") for n in range(32)]
+        wire.run(*made, *(opened(n).client(GET).server(answer()).close() for n in range(32)))
+        asked += 32
+    wire.check([Row("GET", "/", 200)] * asked)
 
 
 def test_nothing_outlives_its_connection(wire: Wire) -> None:
