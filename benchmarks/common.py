@@ -156,7 +156,13 @@ class Sink:
         self.process.terminate()
         self.process.wait(20)
 
+    def write(self) -> None:
+        """Has it write all that it holds to its files."""
+        with urllib.request.urlopen(f"{self.url}/write", timeout=60):
+            pass
+
     def _bodies(self, name: str) -> Iterator[bytes]:
+        self.write()
         path = self.folder / name
         if not path.exists():
             return

@@ -8,6 +8,7 @@ decided here and nowhere else. grpc or urllib3 is imported only by the transport
 from __future__ import annotations
 
 import functools
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,11 +68,15 @@ def user_agent() -> str:
 
 def open_transport(options: OtlpOptions) -> Transport:
     """Import what the protocol needs and make its transport; connects at the first send."""
+    transport: Transport
     if options.protocol == "grpc":
-        return GrpcTransport(options)
-    from exporters.otlp_http import HttpTransport
+        transport = GrpcTransport(options)
+    else:
+        from exporters.otlp_http import HttpTransport
 
-    return HttpTransport(options)
+        transport = HttpTransport(options)
+    gc.freeze()  # what was imported lives for good: not to be looked at again by every later collection
+    return transport
 
 
 def response_parser(signal: Signal) -> Callable[[bytes], Any]:

@@ -34,6 +34,7 @@ from instrumenter.pipeline import Meter, Pipeline
 from instrumenter.records import Records, RecordSource
 from instrumenter.run import Stop, keep_heap, notify, seconds_since_exec
 from instrumenter.sizes import make_histograms
+from instrumenter.source import SELDOM_S
 from instrumenter.streams import Streams
 from instrumenter.telemetry import Counters
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from instrumenter.bpf.program import Program
 
 CHECK_S: Final = 2.0  # between two looks at the kernel's losses, at least: they cost a walk over a map
-POLL_S: Final = 5.0  # longest wait for records
+POLL_S: Final = 10.0  # longest wait for records
 BUSY_S: Final = 0.2  # for a CPU that was interrupted while it wrote a record
 CLOSE_S: Final = 10.0  # for exporters to send what they hold; systemd waits 90 s, Kubernetes 30 s
 
@@ -123,6 +124,8 @@ class Live:
         for tgid, (svc, verdict) in self._verdicts.items():
             self._set_process(tgid, svc, verdict)
         self._ring = program.source()
+        if not (self._outputs.spans or self._outputs.endpoint or self._recording):
+            self._ring.look_s = SELDOM_S
         self.source = self._ring
         if self._recording is not None:
             from instrumenter.recording import Recorder

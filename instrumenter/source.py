@@ -27,6 +27,7 @@ from instrumenter.records import nothing
 MAX_RECORDS = 4_096  # of one ring in one batch, and
 MAX_BYTES = 2 << 20  # so that memory stays flat whatever piles up
 LOOK_S = 1.0  # between two looks at the exchanges: a batch of ten costs as much as one of a thousand
+SELDOM_S = 10.0  # where only metrics are exported: before each export there is a look anyway
 EVENTS_S = 0.01  # between the first event that is seen and the look for those that come with it
 
 
@@ -56,6 +57,7 @@ class RingSource:
         exchange_fds: Sequence[int] = (),
     ) -> None:
         """`event_fd`, `exchange_fds`: the rings' maps, to be woken by; without them there is only the clock."""
+        self.look_s = LOOK_S  # seconds that exchanges may wait
         self._short = Ring("exchanges", short, EXCHANGE_SHORT, MAX_RECORDS, MAX_BYTES)
         self._long = Ring("long_exchanges", long, EXCHANGE_LONG, MAX_RECORDS, MAX_BYTES)
         self._events = Ring("events", events, EVENT, MAX_RECORDS, MAX_BYTES)
@@ -91,11 +93,11 @@ class RingSource:
         return {r.name: r.fill for r in self._rings}
 
     def poll(self, timeout_s: float) -> Records:
-        """See RecordSource. Exchanges may wait for LOOK_S, unless a full batch left some behind; events do not."""
+        """See RecordSource. Exchanges may wait for look_s, unless a full batch left some behind; events do not."""
         deadline = time.monotonic() + timeout_s
         while not self._closed:
             now = time.monotonic()
-            until = min(now if self._more else self._taken + LOOK_S, deadline)
+            until = min(now if self._more else self._taken + self.look_s, deadline)
             woken = self._sleep(max(0.0, until - now))
             if woken == {self._event_fd}:  # where one event is there are more
                 time.sleep(max(0.0, min(EVENTS_S, until - time.monotonic())))

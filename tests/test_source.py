@@ -83,6 +83,17 @@ def test_exchanges_wait_for_more_but_events_do_not() -> None:
     rings.source.close()
 
 
+def test_exchanges_wait_as_long_as_is_asked_for_but_not_past_the_end_of_a_poll() -> None:
+    rings = Rings()
+    rings.source.look_s = 60.0
+    assert not rings.source.poll(0.0)
+    rings.short.submit([exchange(0).tobytes()])
+    began = time.monotonic()
+    assert rings.source.poll(2 * LOOK_S).exchanges
+    assert time.monotonic() - began > 1.5 * LOOK_S
+    rings.source.close()
+
+
 def test_an_event_wakes_the_source_and_exchanges_still_wait() -> None:
     rings, woken = Rings(), os.eventfd(0)
     source = RingSource(rings.short.pages, rings.long.pages, rings.events.pages, rings.frames.pages, event_fd=woken)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tracer has exported so far, and the tracer's process.
 
-In: the files that benchmarks/sink.py writes. Out: spans, those that came since the last look or all; and the wait for
-those that are still to come.
+In: the files that benchmarks/sink.py writes when asked. Out: spans, those that came since the last look or all; and
+the wait for those that are still to come.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from common import Sink
 from truth.launch import clean_environment
 
 from accuracy.spans import Span, spans_of
@@ -24,11 +25,12 @@ STOP_WITHIN_S = 60.0
 
 
 class Received:
-    """All spans of a sink's folder. poll() reads what has come since."""
+    """All spans of a sink. poll() reads what has come since."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, sink: Sink) -> None:
         self.spans: list[Span] = []
-        self._path = folder / "v1_traces"
+        self._sink = sink
+        self._path = sink.folder / "v1_traces"
         self._at = 0
 
     def poll(self) -> list[Span]:
@@ -38,6 +40,7 @@ class Received:
 
     def _bodies(self) -> Iterator[bytes]:
         """Whole bodies only: the last may still be being written."""
+        self._sink.write()
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

@@ -130,7 +130,7 @@ def _run(outcome: Outcome, options: Options, folder: Path, progress: Callable[[s
     with ExitStack() as stack:
         services = Services(stack, runtime, options.keep_alive, folder)
         sink = stack.enter_context(Sink(folder / "sink"))
-        received = Received(sink.folder)
+        received = Received(sink)
         tracer = stack.enter_context(Tracer(options.tracer, sink.url, services.ports, folder / "tracer.log"))
         progress("the tracer starts")
         outcome.notes += _warm_up(services, tracer, received, numbers, options.warm_s)

@@ -8,14 +8,17 @@
 
 static __always_inline bool resume_head(struct scratch *s, struct conn *c, struct half *h)
 {
+	u32 here = h->carried;
 	struct message_key key;
 	struct partial *p;
 
-	s->have = s->line = s->scan = 0;
-	if (!h->carried) {
+	s->line = 0;
+	if (here <= CARRY_HERE) {
 		__builtin_memset(&s->head, 0, sizeof(s->head));
 		s->head.is_response = s->op.response;
-		s->head.seq = s->op.seq + s->off;
+		s->head.seq = s->op.seq + s->off - here;
+		*(u64 *)s->win = h->first_bytes;
+		s->have = s->scan = here;
 		return true;
 	}
 	key = (struct message_key){ .sk = c->sk, .half = s->op.response };
@@ -49,7 +52,7 @@ static __always_inline void keep_rest(struct scratch *s)
 		n = TAIL;
 	}
 	n &= CARRY_MAX - 1;
-	if (n && from <= WIN_MAX - CARRY_MAX)
+	if (n && from && from <= WIN_MAX - CARRY_MAX)
 		bpf_probe_read_kernel(s->win, n, s->win + from);
 	s->have = s->scan = n;
 	s->line = 0;
@@ -66,7 +69,7 @@ static __always_inline int save_head(struct scratch *s, struct conn *c, struct h
 	s->partial.have = s->have;
 	bpf_probe_read_kernel(s->partial.bytes, CARRY_MAX, s->win);
 	bpf_probe_read_kernel(s->partial.text, TEXT_LONG, s->text);
-	h->carried = 1;
+	h->carried = CARRIED_APART;
 	return bpf_map_update_elem(&carry, &key, &own->partial, BPF_ANY);
 }
 
@@ -123,6 +126,24 @@ static __always_inline long fill(struct scratch *s, struct conn *c, struct half 
 	s->have = had + n;
 	s->mode = MODE_LINES;
 	return 0;
+}
+
+/* Of a head's first line nothing but a few bytes is there yet: the half keeps them. */
+static __always_inline bool keep_here(struct scratch *s, struct half *h)
+{
+	u64 bytes = word_at(s->win), line = bytes;
+	u32 n = s->have;
+
+	if (n > CARRY_HERE || !n || h->carried > CARRY_HERE || s->op.len - s->off != n - s->before)
+		return false;
+	if (n < CARRY_HERE)
+		line = (bytes & ((1ULL << n * 8) - 1)) | LOWER << n * 8;
+	if (maybe_controls(line)) /* it may be over */
+		return false;
+	h->first_bytes = bytes;
+	h->carried = n;
+	h->next = s->op.pos + s->op.len;
+	return true;
 }
 
 /* The line that an HTTP/2 client begins with (RFC 9113, 3.4). */

@@ -51,8 +51,9 @@ static __always_inline void tell_route(struct scratch *s, u64 route)
 {
 	u32 one = 1;
 
-	if (bpf_map_lookup_elem(&routes_told, &route))
+	if (s->told == route || bpf_map_lookup_elem(&routes_told, &route))
 		return;
+	s->told = route;
 	describe(&s->event, EVENT_ROUTE, s->op.tgid, s->op.svc);
 	s->event.route = route;
 	bpf_probe_read_kernel(s->event.filename, PATTERN_MAX, s->text);
@@ -69,8 +70,8 @@ __noinline u64 pattern_hash(struct scratch *s, u32 n)
 
 	if (!s || n > PATTERN_MAX)
 		return 0;
-#pragma clang loop unroll(full)
-	for (u32 i = 0; i < PATTERN_MAX; i += 8) {
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < PATTERN_MAX && i < n; i += 8) {
 		w = word_at(s->text + i);
 		slash = first_equal(w, '/');
 		if (slash && first == PATTERN_MAX)

@@ -122,7 +122,7 @@ static __always_inline void take_over(struct scratch *s, u64 router, u32 told, u
 /* A router begins with a request. s: NULL if there is no work space. */
 static __always_inline void on_go_router(struct scratch *s, u64 router, u32 told, u64 goroutine, u32 svc)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_tgid();
 	struct go_serving *serving;
 
 	if (s && told & GO_POOLED) {
@@ -142,7 +142,7 @@ static __always_inline void on_go_router(struct scratch *s, u64 router, u32 told
 /* What a router said of the request that began at `since`; 0: none was asked, or it found nothing. */
 static __always_inline u64 router_route(struct scratch *s, struct conn *c, u64 since)
 {
-	struct go_serving *serving = get_serving(c->goroutine, bpf_get_current_pid_tgid() >> 32);
+	struct go_serving *serving = get_serving(c->goroutine, current_tgid());
 	u64 router;
 	u32 n = 0;
 

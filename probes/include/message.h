@@ -31,9 +31,11 @@ static __always_inline void start_half(struct half *h, u32 seq)
 static __always_inline void drop_carry(struct conn *c, u32 half)
 {
 	struct message_key key = { .sk = c->sk, .half = half };
+	bool apart = c->half[half & 1].carried == CARRIED_APART;
 
-	c->half[half & 1].carried = 0;
-	bpf_map_delete_elem(&carry, &key);
+	c->half[half & 1].carried = c->half[half & 1].first_bytes = 0;
+	if (apart)
+		bpf_map_delete_elem(&carry, &key);
 }
 
 static __always_inline void drop_carries(struct conn *c)

@@ -96,10 +96,16 @@ static __always_inline u32 service_of(u32 tgid)
 	return word >> 32 == tgid ? (u32)word : look_up_process(tgid);
 }
 
+/* By a shorter call than bpf_get_current_pid_tgid(). */
+static __always_inline u32 current_tgid(void)
+{
+	return bpf_get_current_task_btf()->tgid;
+}
+
 /* Of the current process. */
 static __always_inline u32 watched(void)
 {
-	return service_of(bpf_get_current_pid_tgid() >> 32);
+	return service_of(current_tgid());
 }
 
 #endif

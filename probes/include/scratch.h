@@ -147,6 +147,7 @@ struct scratch {
 	u32 pad;
 	u64 found_sk; /* find_by_random() */
 	u64 seed; /* of the last ids; 0: none yet */
+	u64 told; /* the last pattern that Python knows: tell_route() */
 	u64 fit_at;    /* HTTP/2: how far the call's bytes are frames */
 	u32 fit;
 	u8 frame[24];  /* HTTP/2: a frame's head */

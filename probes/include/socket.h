@@ -30,22 +30,18 @@ static __always_inline u32 reader(struct conn *c, u32 tgid)
 	return svc;
 }
 
-/* `id`: of the thread, as bpf_get_current_pid_tgid() gives it. */
-static __always_inline void describe_op_of(struct scratch *s, u64 id, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
+static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
+
 	s->op.sk = sk;
 	s->op.svc = svc;
 	s->op.way = way;
 	s->op.seq = seq;
 	s->op.len = len;
 	s->op.now = bpf_ktime_get_ns();
-	s->op.tgid = id >> 32;
-	s->op.tid = id;
-}
-
-static __always_inline void describe_op(struct scratch *s, u64 sk, u32 svc, u8 way, u32 seq, u64 len)
-{
-	describe_op_of(s, bpf_get_current_pid_tgid(), sk, svc, way, seq, len);
+	s->op.tgid = task->tgid;
+	s->op.tid = task->pid;
 }
 
 /* Must a write be looked at before it happens? A server's need not; but one that may block says when it begins. */

@@ -20,6 +20,8 @@
 #define WINDOW_READ 2048  /* read at once, at most */
 #define CARRY_MAX 2048    /* unfinished line that is kept */
 #define TAIL 16           /* of a longer line */
+#define CARRY_HERE 8      /* bytes of a head that a half has room for itself; Go's net/http reads ahead just one */
+#define CARRIED_APART 255
 #define KNOWN_ROUTES 64   /* a power of 2 */
 #define FRAME_HEAD 9
 #define MESSAGE_PREFIX 5
@@ -89,6 +91,7 @@ struct half {
 	};
 	union {
 		u64 chunk;   /* chunked: size read so far on this size line */
+		u64 first_bytes; /* of a head, before its first line is whole */
 		struct {     /* HTTP/2: the DATA frame at hand, as in struct data_frame */
 			u32 before;
 			u16 messages;
@@ -103,7 +106,7 @@ struct half {
 	u32 seq;
 	u8 phase;
 	u8 line;    /* chunked: where in a line; HTTP/2: bytes of the frame's head that were read */
-	u8 carried; /* a `carry` entry holds the beginning of this head */
+	u8 carried; /* of this head: so many bytes are in `first_bytes`; or CARRIED_APART, a `carry` entry has its beginning */
 	u8 gap;     /* HTTP/2: frames passed unseen since the last record */
 	u32 records; /* HTTP/2: of this half, so far */
 	u32 keep : 24;  /* HTTP/2: bytes of the payload still to be copied */

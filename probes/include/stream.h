@@ -135,6 +135,8 @@ static long turn(u32 i, struct turning *t)
 		over = fill(s, c, h);
 		if (s->mode != MODE_LINES)
 			return over;
+		if (keep_here(s, h))
+			return 1;
 	}
 	if (s->mode == MODE_LEAVING)
 		return go_on_leaving(s, c);

@@ -175,7 +175,7 @@ static __always_inline bool plaintext_received(struct scratch *s, struct tls_lin
 {
 	struct conn *c = get_conn(link->sk | 1);
 	bool matters = !c || c->kind != KIND_OTHER;
-	u32 svc = reader(c, bpf_get_current_pid_tgid() >> 32);
+	u32 svc = reader(c, current_tgid());
 
 	matters = matters && svc && !is_body(c, RECEIVED, link->received, bytes);
 	if (matters && !s)

@@ -56,20 +56,23 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, size_t size, int s
 
 static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long received)
 {
-	u64 changed = conns_changed, id;
-	struct conn *c = get_conn(sk);
+	u64 changed;
+	struct conn *c;
 	struct scratch *s;
 	u32 svc, seq;
 
-	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) || (c && c->kind == KIND_OTHER))
+	if (received < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE)) /* a runtime tries to read where nothing is (EAGAIN), often */
+		return 0;
+	changed = *(volatile u64 *)&conns_changed;
+	c = get_conn(sk);
+	if (c && c->kind == KIND_OTHER)
 		return 0;
 	if (!received) {
 		on_end_of_stream(c);
 		return 0;
 	}
 	note_served(c, sk, changed);
-	id = bpf_get_current_pid_tgid();
-	svc = reader(c, id >> 32);
+	svc = reader(c, current_tgid());
 	if (!svc)
 		return 0;
 	seq = received_seq(sk) - received;
@@ -81,7 +84,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
-	describe_op_of(s, id, sk, svc, RECEIVED, seq, received);
+	describe_op(s, sk, svc, RECEIVED, seq, received);
 	process(s, c);
 	return 0;
 }

@@ -137,7 +137,7 @@ int BPF_KPROBE(kprobe_read, struct sock *sk, int copied)
 			on_end_of_stream(c);
 		return 0;
 	}
-	svc = reader(c, bpf_get_current_pid_tgid() >> 32);
+	svc = reader(c, current_tgid());
 	if (!svc || (c && c->kind == KIND_OTHER) || is_body(c, RECEIVED, seq, copied))
 		return 0;
 	s = get_scratch(SLOT_RECV);

@@ -175,7 +175,7 @@ static __always_inline int received(u32 kind, struct pt_regs *regs, struct task_
 	if (c && c->kind == KIND_OTHER)
 		return 0;
 	if (c) { /* for the response: on_send_exit */
-		c->tgid = bpf_get_current_pid_tgid() >> 32;
+		c->tgid = current_tgid();
 		c->svc = svc;
 	}
 	if (kind != CALL_RECVMMSG && is_body(c, RECEIVED, received_seq(sk) - ret, ret))

@@ -64,7 +64,7 @@ int BPF_PROG(tp_sent, struct sock *sk, int sent)
 	u32 seq;
 
 	/* Few sockets answer requests: for the others this port is the cheapest question. */
-	if (sent <= 0 || !answers_from(PEEK(struct sock_common, sk, skc_num)) || !watched())
+	if (sent <= 0 || !answers_from(sk->__sk_common.skc_num) || !watched())
 		return 0;
 	c = get_conn((u64)sk);
 	if (!returns_matter(c))
@@ -139,7 +139,7 @@ int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
 	if (c && c->kind == KIND_OTHER)
 		return 0;
 	if (c) { /* for the response: on_send_exit */
-		c->tgid = bpf_get_current_pid_tgid() >> 32;
+		c->tgid = current_tgid();
 		c->svc = svc;
 		note_served(c, (u64)sk, changed);
 	}
