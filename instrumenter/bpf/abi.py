@@ -155,6 +155,8 @@ class Rule(IntEnum):
     HEADER = 1
     JOINED = 2
     AMBIGUOUS = 3
+    THREAD = 4
+    GOROUTINE = 5
 
 
 class FramesKind(IntEnum):
@@ -311,7 +313,7 @@ SETTINGS = _struct(
     ("self_tgid", "<u4"),
     ("spans", "<u4"),
     ("direct_loads", "<u4"),
-    ("pad", "<u4"),
+    ("tick_ns", "<u4"),
     ("methods", "S8", (KNOWN_METHODS,)),
     ("duration_bounds", "<u8", (DURATION_BOUNDS,)),
     ("size_bounds", "<u8", (SIZE_BOUNDS,)),

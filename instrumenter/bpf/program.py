@@ -58,6 +58,8 @@ class MapSizes:
     tls_links: int = 4_096
     go_servings: int = 65_536
     pairs: int = 16_384
+    callers: int = 32_768
+    causes: int = 16_384
 
 
 class Stats(NamedTuple):

@@ -251,7 +251,7 @@ struct settings {
 	unsigned int self_tgid;         /* the agent: never watched */
 	unsigned int spans;             /* 0: metrics only; then only first exchanges go up */
 	unsigned int direct_loads;      /* 1: the kernel has bpf_rdonly_cast */
-	unsigned int pad;
+	unsigned int tick_ns;           /* what one of the kernel's jiffies lasts */
 	unsigned char methods[KNOWN_METHODS][8]; /* zero-padded tokens; place i+1 is red_key.method */
 	unsigned long long duration_bounds[DURATION_BOUNDS]; /* ns; unused ones at the end are ~0 */
 	unsigned long long size_bounds[SIZE_BOUNDS];         /* bytes; likewise */

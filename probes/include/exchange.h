@@ -11,7 +11,7 @@
 #include "head.h"
 #include "route.h"
 #include "endpoints.h"
-#include "pairs.h"
+#include "parents.h"
 
 /* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
 static __always_inline void make_ids(struct held *h, struct scratch *s)

@@ -97,6 +97,7 @@ struct op { /* one socket call, seen from one half */
 	u32 tid;
 	u8 response; /* the half: HALF_* */
 	u8 way;      /* SENT or RECEIVED */
+	u8 at_once;  /* a read that does not wait */
 	u32 other;   /* TLS: as seq, of the other way */
 };
 

@@ -161,6 +161,7 @@ __noinline int seek(struct scratch *s)
 				count_loss(s->op.svc, LOSS_CONNECTIONS_FULL);
 			return 0;
 		}
+		c->thread = thread_of_connection(s, sock_of(c->sk));
 	}
 	c->last_way = s->op.way + 1;
 	if (like_record(s, n) && !is_plaintext(c->sk)) {

@@ -150,6 +150,10 @@ struct conn {
 	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */
 	u32 ahead; /* by so much are the partner's requests numbered higher */
 	u64 partner; /* of a server: the watched client's end of the same connection, as it was found; 0: none */
+	u32 caller_tgid; /* what was known of this process at that change (cause.h) */
+	u32 caller_changed;
+	u32 caller; /* enum caller_flag */
+	u32 thread; /* that began for this connection and read its first bytes; 0: none */
 	struct held slot;
 };
 
@@ -172,6 +176,35 @@ struct pair_key {
 struct pair { /* sockets; 0: not seen (yet) */
 	u64 client;
 	u64 server;
+};
+
+enum caller_flag { /* of a process */
+	CALLS = 1,      /* it has sent a request */
+	ANSWERS = 2,    /* a thread has answered what it read */
+	HANDS_OVER = 4, /* another thread has */
+	SHARES = 8,     /* a thread had requests of two connections at once */
+};
+
+enum cause_kind {
+	CAUSE_THREAD,    /* who: the thread's id */
+	CAUSE_GOROUTINE,
+};
+
+struct cause_key {
+	u64 who;
+	u32 tgid;
+	u32 kind;
+};
+
+enum cause_flag {
+	CAUSE_SEVERAL = 1, /* when it was read another one was open: which is worked for is not known */
+};
+
+struct cause { /* a server's exchange */
+	u64 sk;
+	u64 span;
+	u32 number;
+	u32 flags;
 };
 
 struct long_text {
