@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from instrumenter.bpf.abi import Direction, Rule, Verdict
-from kernel.harness import Wire
+from kernel.harness import Peer, Wire
 from kernel.http1 import answer, head
 from kernel.peers import Op
 from kernel.seen import Seen
@@ -59,32 +61,118 @@ def parents(found: list[Seen]) -> dict[str, str]:
     for each in found:
         if each.direction == Direction.CLIENT:
             parent = bytes(each.x["parent_id"].tobytes())
-            said = f"{spans[parent]}: " if any(parent) else ""
+            said = f"{spans[parent]}: " if any(parent) and each.rule != Rule.HEADER else ""
             told[each.row.target[1:]] = said + Rule(each.rule).name.lower()
     return told
 
 
 @pytest.fixture
-def process(wire: Wire) -> Iterator[Wire]:
-    """With a child that is not watched."""
-    child = wire.peer.run([["fork", "child"]])[0]
-    wire.program.set_process(child, wire.svc, Verdict.IGNORE)
-    yield wire
-    wire.peer.run([["join", "child"]])
+def process(loaded_wire: Wire) -> Iterator[Wire]:
+    """One of which nothing is known, with a child that is not watched."""
+    with Peer() as peer, closing(loaded_wire.beside(peer)) as wire:
+        wire.begin()
+        child = peer.run([["fork", "child"]])[0]
+        wire.program.set_process(child, wire.svc, Verdict.IGNORE)
+        yield wire
 
 
-def run(wire: Wire, opens: str, *ops: Op) -> dict[str, str]:
+def run(wire: Wire, opens: str, *ops: Op) -> list[Seen]:
     """On these connections, which are there before."""
     wire.peer.run([*(op for name in opens for op in opened(wire, name)), *ops, *over(*opens)])
-    return parents(wire.collect())
+    return wire.collect()
 
 
 def thread(name: str, *within: Op) -> list[Op]:
+    """A thread for this connection, which answers a request on it."""
     return [*asked(name), ["thread", served(name, *within)]]
 
 
+# The first call of a process tells that it calls at all; the first answer, that who reads a request answers it.
+FIRST = [*thread("0", *call("9"))]
+UNPROVEN = {"0": "none", "9": "ambiguous"}
+EPOLL, NONBLOCK, ASYNC = ["epoll", "s-b"], ["flags", "s-b", os.O_NONBLOCK], ["flags", "s-b", os.O_ASYNC]
+
+
+def check(process: Wire, opens: str, *ops: Op, **expected: str) -> None:
+    """These are there besides "a", which has a thread and so a child "x"; of "b" it is told in `expected`."""
+    told = parents(run(process, f"09ax{opens}", *FIRST, *thread("a", *call("x")), *ops))
+    nothing = dict.fromkeys((name for name in "ab" if name in told), "none")
+    assert told == UNPROVEN | nothing | {"x": "a: thread"} | expected
+
+
 def test_a_thread_for_a_connection(process: Wire) -> None:
-    ops = [*thread("a", *call("x")), *thread("b", *call("y")), *thread("c", *call("z"))]
-    assert run(process, "abcxyz", *ops) == {
-        "a": "none", "b": "none", "c": "none", "x": "ambiguous", "y": "b: thread", "z": "c: thread",
-    }  # fmt: skip
+    check(process, "by", *thread("b", *call("y")), y="b: thread")
+
+
+def test_calls_after_each_other_and_on_a_connection_that_is_kept(process: Wire) -> None:
+    first = [*served("b", *call("y"), *call("z", "y")), *asked("c", "b")]
+    second = [*read("c", "b"), *call("v", "y"), *answered("b")]
+    check(
+        process, "by", *asked("b"), ["thread", [*first, *second]], c="none", y="b: thread", z="b: thread", v="c: thread"
+    )
+
+
+def test_no_call_of_a_request_that_is_answered(process: Wire) -> None:
+    check(process, "by", *asked("b"), ["thread", [*served("b"), *call("y")]], y="none")
+
+
+def test_a_call_of_another_thread(process: Wire) -> None:
+    """As of a pool's, or of one that the request's thread began."""
+    check(process, "by", *thread("b", ["thread", call("y")]), y="none")
+
+
+def test_a_thread_that_was_there_before_the_connection(process: Wire) -> None:
+    """As a loop's, or a pool's: what it does between a request and its answer may be anybody's."""
+    check(process, "by", *asked("b"), *served("b", *call("y")), y="none")
+
+
+@pytest.mark.parametrize("how", [EPOLL, NONBLOCK, ASYNC], ids=["epoll", "nonblock", "async"])
+def test_a_socket_that_is_not_waited_for(process: Wire, how: Op) -> None:
+    check(process, "by", *asked("b"), how, ["thread", served("b", *call("y"))], y="none")
+
+
+def test_a_read_that_does_not_wait(process: Wire) -> None:
+    ops = [["receive", "s-b", "dontwait", [len(head(target="/b"))]], *call("y"), *answered("b")]
+    check(process, "by", *asked("b"), ["thread", ops], y="none")
+
+
+def test_two_requests_at_once_on_a_connection(process: Wire) -> None:
+    """Pipelined: which is worked for is not known. The next one is alone again."""
+    both = [*asked("b"), *asked("c", "b"), ["thread", [
+        *read("b"), *read("c", "b"), *call("y"), *answered("b"), *call("z", "y"), *answered("b"),
+        *asked("d", "b"), *read("d", "b"), *call("v", "y"), *answered("b"),
+    ]]]  # fmt: skip
+    check(process, "by", *both, c="none", d="none", y="ambiguous", z="ambiguous", v="d: thread")
+
+
+def test_a_thread_with_two_connections(process: Wire) -> None:
+    """Then nothing is believed of its process any more."""
+    both = [*asked("b"), *asked("c"), ["thread", [*read("b"), *call("y"), *read("c"), *call("z"), *answered("b")]]]
+    after = [*answered("c"), *thread("d", *call("v"))]
+    check(process, "bcdyzv", *both, *after, c="none", d="none", y="b: thread", z="ambiguous", v="none")
+
+
+def test_who_answers_is_another_thread(process: Wire) -> None:
+    """Then the process hands requests over, and nothing is believed of it any more."""
+    over = [*asked("b"), ["thread", read("b")], *answered("b")]
+    check(process, "bcy", *over, *thread("c", *call("y")), c="none", y="none")
+
+
+def test_before_anything_was_answered(process: Wire) -> None:
+    """That a process hands over is known only afterwards."""
+    found = run(process, "09by", *asked("0"), ["thread", [*read("0"), *call("9")]], *thread("b", *call("y")))
+    assert parents(found) == UNPROVEN | {"b": "none", "y": "ambiguous"}
+
+
+def test_a_trace_that_came_in_goes_on(process: Wire) -> None:
+    """Through a request without a header of its own, and not into one that has."""
+    trace, other = (f"traceparent: 00-{digit * 32}-00f067aa0ba902b7-01" for digit in "12")
+    into = head("GET", "/b", trace)
+    out = head("GET", "/z", other)
+    ops = [["send", "c-b", "send", [into.decode()]], ["thread", [
+        ["receive", "s-b", "recv", [len(into)]], *call("y"), ["send", "c-z", "send", [out.decode()]],
+        ["receive", "s-z", "recv", [len(out)]], *answered("b"),
+    ]]]  # fmt: skip
+    found = run(process, "09byz", *FIRST, *ops)
+    assert {each.row.target for each in found if bytes(each.x["trace_id"]).hex() == "1" * 32} == {"/b", "/y"}
+    assert parents(found) == UNPROVEN | {"b": "header", "y": "b: thread", "z": "header"}
