@@ -182,11 +182,11 @@ enum caller_flag { /* of a process */
 	CALLS = 1,      /* it has sent a request */
 	ANSWERS = 2,    /* a thread has answered what it read */
 	HANDS_OVER = 4, /* another thread has */
-	SHARES = 8,     /* a thread had requests of two connections at once */
+	SHARES = 8,     /* a thread that began for a connection has read another one's request */
 };
 
 enum cause_kind {
-	CAUSE_THREAD,    /* who: the thread's id */
+	CAUSE_THREAD,
 	CAUSE_GOROUTINE,
 };
 

@@ -5,7 +5,7 @@
  *   it began after the connection was there, and has read it from its first byte on: it is the connection's
  *   its reads wait: neither the call nor the file says not to, and no epoll watches the file
  *   of the process, the thread that reads a request was seen to answer it, and never another one
- *   no thread of the process ever had requests of two connections at once
+ *   no such thread of the process ever read a request of another connection
  */
 #ifndef STINGLESS_THREAD_H
 #define STINGLESS_THREAD_H
@@ -37,7 +37,13 @@ static __always_inline bool is_threads_own(const struct scratch *s, const struct
 {
 	const struct conn *first = is_plaintext(c->sk) ? get_conn(sock_of(c->sk)) : c;
 
-	return first && first->thread == s->op.tid && reads_wait(s, sock_of(c->sk));
+	return first && first->thread == s->op.tid;
+}
+
+/* Numbers of threads are used again. */
+static __always_inline void name_thread(struct cause_key *key, const struct scratch *s)
+{
+	name_cause(key, s->op.tgid, CAUSE_THREAD, bpf_get_current_task_btf()->start_time ^ (u64)s->op.tid << 40);
 }
 
 /* A request's head is whole, which this thread has read. */
@@ -45,18 +51,18 @@ __noinline int note_thread(struct scratch *s, struct conn *c, struct held *h)
 {
 	struct cause_key key;
 	struct cause *before;
-	u32 flags = 0;
+	bool own, open;
 
 	if (!s || !c || !h)
 		return 0;
-	name_cause(&key, s->op.tgid, CAUSE_THREAD, s->op.tid);
-	before = get_cause(&key);
-	if (before && before->sk != c->sk)
+	name_thread(&key, s);
+	before = bpf_map_lookup_elem(&causes, &key);
+	own = is_threads_own(s, c);
+	open = before && open_exchange(before);
+	if (before && (!own || before->sk != c->sk))
 		mark_caller(s->op.tgid, SHARES);
-	else if (before)
-		flags = CAUSE_SEVERAL;
-	if (before || is_threads_own(s, c))
-		note_cause(&key, c, h, flags);
+	else if (own && reads_wait(s, sock_of(c->sk)))
+		note_cause(&key, c, h, open ? CAUSE_SEVERAL : 0);
 	return 0;
 }
 
@@ -69,7 +75,7 @@ __noinline int take_thread(struct scratch *s, struct conn *c, struct held *h)
 	if (!s || !c || !h)
 		return 0;
 	believed = (caller(c, s->op.tgid) & (ANSWERS | HANDS_OVER | SHARES)) == ANSWERS;
-	name_cause(&key, s->op.tgid, CAUSE_THREAD, s->op.tid);
+	name_thread(&key, s);
 	take_cause(&key, h, believed ? RULE_THREAD : RULE_AMBIGUOUS);
 	return 0;
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from instrumenter.bpf.abi import Direction, Rule, Verdict
 from kernel.harness import Peer, Wire
 from kernel.http1 import answer, head
 from kernel.peers import Op
+from kernel.secure import attach
 from kernel.seen import Seen
 
 pytestmark = pytest.mark.kernel
@@ -152,6 +154,13 @@ def test_a_thread_with_two_connections(process: Wire) -> None:
     check(process, "bcdyzv", *both, *after, c="none", d="none", y="b: thread", z="ambiguous", v="none")
 
 
+def test_a_thread_with_another_connection_after_the_first(process: Wire) -> None:
+    """So it is one of a pool, whose other threads it may do work for."""
+    both = [*asked("b"), *asked("c"), ["thread", [*served("b", *call("y")), *served("c", *call("z"))]]]
+    after = thread("d", *call("v"))
+    check(process, "bcdyzv", *both, *after, c="none", d="none", y="b: thread", z="none", v="none")
+
+
 def test_who_answers_is_another_thread(process: Wire) -> None:
     """Then the process hands requests over, and nothing is believed of it any more."""
     over = [*asked("b"), ["thread", read("b")], *answered("b")]
@@ -176,3 +185,14 @@ def test_a_trace_that_came_in_goes_on(process: Wire) -> None:
     found = run(process, "09byz", *FIRST, *ops)
     assert {each.row.target for each in found if bytes(each.x["trace_id"]).hex() == "1" * 32} == {"/b", "/y"}
     assert parents(found) == UNPROVEN | {"b": "header", "y": "b: thread", "z": "header"}
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_thread_that_speaks_tls(process: Wire, pem: Path, version: str) -> None:
+    """Whose handshake it did, too; not if that was another one."""
+    here, elsewhere = ([["tls", "c-b", "s-b", how, version, str(pem)]] for how in ("served_here", "on_sockets"))
+    later = [op.replace("-b", "-c") if isinstance(op, str) else op for op in elsewhere[0]]
+    with closing(attach(process)):
+        ops = [["thread", [*here, *asked("b"), *served("b", *call("y"))]]]
+        ops += [["thread", [later, *asked("c"), *served("c", *call("z"))]]]
+        check(process, "bcyz", *ops, c="none", y="b: thread", z="none")
