@@ -112,6 +112,7 @@ class TlsCall(IntEnum):
     GO_WRITE = 10
     GO_SERVE = 11
     GO_ROUTER = 12
+    PEER = 13
     RETURN = 64
     MAYBE = 128
 
@@ -157,6 +158,7 @@ class Rule(IntEnum):
     AMBIGUOUS = 3
     THREAD = 4
     GOROUTINE = 5
+    UPSTREAM = 6
 
 
 class FramesKind(IntEnum):

@@ -228,6 +228,7 @@ enum tls_call {
 	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
 	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection; go_serve */
 	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
+	TLS_PEER = 13,     /* nginx's ngx_event_connect_peer: (ngx_peer_connection_t *); upstream.h */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };

@@ -57,6 +57,8 @@ __noinline int mark_caller(u32 tgid, u32 flag)
 {
 	u32 *flags = bpf_map_lookup_elem(&callers, &tgid);
 
+	if (flags && *flags & flag)
+		return 0;
 	if (flags)
 		__sync_fetch_and_or(flags, flag);
 	else if (bpf_map_update_elem(&callers, &tgid, &flag, BPF_NOEXIST))

@@ -65,6 +65,8 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	h = c->slot_of ? &s->held : &c->slot;
 	if (!c->slot_of)
 		c->slot_of = key.number + 1;
+	else
+		c->pipelined = 1;
 	x = &h->e.x;
 	x->flags &= FLAG_IPV6;
 	if (h != &c->slot || x->connection != sock_of(c->sk)) { /* else they are there, from the connection's last exchange */

@@ -8,16 +8,34 @@
 /* A server's request: whoever read it works for it from now on. */
 static __always_inline void note_causes(struct scratch *s, struct conn *c, struct held *h)
 {
-	if ((caller(c, s->op.tgid) & (CALLS | HANDS_OVER | SHARES)) == CALLS)
+	if ((caller(c, s->op.tgid) & (CALLS | HANDS_OVER | SHARES | PROXIES)) == CALLS)
 		note_thread(s, c, h);
+}
+
+/* Once: the next request of this connection may be another one's. */
+__noinline int take_upstream(struct scratch *s, struct conn *c, struct held *h)
+{
+	struct cause_key key;
+
+	if (!s || !c || !h)
+		return 0;
+	name_cause(&key, s->op.tgid, CAUSE_CONNECTION, sock_of(c->sk));
+	if (h->e.x.rule == RULE_NONE)
+		take_cause(&key, h, RULE_UPSTREAM);
+	bpf_map_delete_elem(&causes, &key);
+	return 0;
 }
 
 /* A client's request: what the one who sends it works for. */
 static __always_inline void find_cause(struct scratch *s, struct conn *c, struct held *h)
 {
-	if (!(caller(c, s->op.tgid) & CALLS))
+	u32 flags = caller(c, s->op.tgid);
+
+	if (!(flags & CALLS))
 		mark_caller(s->op.tgid, CALLS);
-	else if (h->e.x.rule == RULE_NONE)
+	if (flags & PROXIES)
+		take_upstream(s, c, h);
+	else if (flags & CALLS && h->e.x.rule == RULE_NONE)
 		take_thread(s, c, h);
 }
 

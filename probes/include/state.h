@@ -144,6 +144,7 @@ struct conn {
 	u8 hello;    /* of TLS records: which first messages have passed (hello.h) */
 	u8 name_len; /* of TLS records: of the server's name, which is in the slot's text */
 	u8 writing;  /* enum writing */
+	u8 pipelined; /* a request has come before the one before it was answered */
 	u32 records_due; /* of TLS records: so many bytes until the response in them is sent; 0: none is waited for */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
@@ -183,11 +184,13 @@ enum caller_flag { /* of a process */
 	ANSWERS = 2,    /* a thread has answered what it read */
 	HANDS_OVER = 4, /* another thread has */
 	SHARES = 8,     /* a thread that began for a connection has read another one's request */
+	PROXIES = 16,   /* it says for which request it takes a connection (upstream.h) */
 };
 
 enum cause_kind {
 	CAUSE_THREAD,
 	CAUSE_GOROUTINE,
+	CAUSE_CONNECTION, /* who: the socket of a client, for its next request */
 };
 
 struct cause_key {
