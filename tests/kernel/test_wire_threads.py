@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from instrumenter.bpf.abi import Direction, Rule, Verdict
-from kernel.harness import Peer, Wire
+from kernel.harness import Wire
 from kernel.http1 import answer, head
 from kernel.peers import Op
 from kernel.secure import attach
@@ -20,6 +20,7 @@ from kernel.seen import Seen
 pytestmark = pytest.mark.kernel
 
 OK = answer(200, b"ok")
+OLD_NS = 30_000_000  # two ticks of the slowest kernel, and more
 
 
 def opened(wire: Wire, name: str) -> list[Op]:
@@ -69,18 +70,21 @@ def parents(found: list[Seen]) -> dict[str, str]:
 
 
 @pytest.fixture
-def process(loaded_wire: Wire) -> Iterator[Wire]:
-    """One of which nothing is known, with a child that is not watched."""
-    with Peer() as peer, closing(loaded_wire.beside(peer)) as wire:
-        wire.begin()
-        child = peer.run([["fork", "child"]])[0]
-        wire.program.set_process(child, wire.svc, Verdict.IGNORE)
-        yield wire
+def process(wire: Wire) -> Iterator[Wire]:
+    """With a child, of which nothing is known yet; it is what is looked at. It has one that is not watched."""
+    elsewhere = wire.peer.run([["fork", "process"], ["on", "process", [["fork", "child"]]]])[1][0]
+    wire.program.set_process(elsewhere, wire.svc, Verdict.IGNORE)
+    began = wire.here.op_now()
+    while wire.here.op_now() < began + OLD_NS:
+        pass  # its first thread is certainly older than the connections to come
+    yield wire
+    wire.peer.run([["on", "process", [["join", "child"]]], ["join", "process"]])
 
 
 def run(wire: Wire, opens: str, *ops: Op) -> list[Seen]:
     """On these connections, which are there before."""
-    wire.peer.run([*(op for name in opens for op in opened(wire, name)), *ops, *over(*opens)])
+    before = [op for name in opens for op in opened(wire, name)]
+    wire.peer.run([["on", "process", [*before, *ops, *over(*opens)]]])
     return wire.collect()
 
 
