@@ -74,16 +74,22 @@ static __always_inline void forget_caller(u32 tgid)
 		__sync_fetch_and_add(&callers_changed, 1);
 }
 
+/* A connection's request of this number, until its response is over. */
+static __always_inline struct held *held_of(struct conn *c, u32 number)
+{
+	struct message_key key = { .sk = c->sk, .number = number };
+
+	if (c->writing == WRITTEN)
+		return NULL;
+	return c->slot_of == number + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
+}
+
 /* The exchange, unless its response is over. */
 static __always_inline struct held *open_exchange(const struct cause *cause)
 {
-	struct message_key key = { .sk = cause->sk, .number = cause->number };
 	struct conn *c = get_conn(cause->sk);
-	struct held *h;
+	struct held *h = c ? held_of(c, cause->number) : NULL;
 
-	if (!c || c->writing == WRITTEN)
-		return NULL;
-	h = c->slot_of == cause->number + 1 ? &c->slot : bpf_map_lookup_elem(&pending, &key);
 	return h && *(volatile u64 *)h->e.x.span_id == cause->span ? h : NULL;
 }
 

@@ -68,6 +68,7 @@ __noinline int on_peer_chosen(u32 tgid)
 	struct tls_thread *t = get_thread();
 	struct cause cause = {};
 	struct cause_key key;
+	struct held *h;
 	struct conn *c;
 	u64 sk;
 
@@ -79,15 +80,15 @@ __noinline int on_peer_chosen(u32 tgid)
 	if (!sk)
 		return 0;
 	name_cause(&key, tgid, CAUSE_CONNECTION, sk);
-	if (!c || c->begun == c->answered) {
+	h = c ? held_of(c, c->answered) : NULL;
+	if (!h) {
 		bpf_map_delete_elem(&causes, &key);
 		return 0;
 	}
 	cause.sk = c->sk;
 	cause.number = c->answered;
-	cause.span = *(u64 *)c->slot.e.x.span_id;
-	if (c->pipelined || c->slot_of != c->answered + 1)
-		cause.flags = CAUSE_SEVERAL;
+	cause.span = *(u64 *)h->e.x.span_id;
+	cause.flags = c->pipelined ? CAUSE_SEVERAL : 0;
 	bpf_map_update_elem(&causes, &key, &cause, BPF_ANY);
 	mark_caller(tgid, PROXIES);
 	return 0;
