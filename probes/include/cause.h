@@ -18,7 +18,7 @@ struct {
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32);
-	__type(value, u32); /* enum caller_flag */
+	__type(value, u32); /* enum caller_flag, and ONE_ANSWER for each */
 } callers SEC(".maps");
 
 u32 callers_changed = 0; /* so often */
@@ -64,6 +64,15 @@ __noinline int mark_caller(u32 tgid, u32 flag)
 	else if (bpf_map_update_elem(&callers, &tgid, &flag, BPF_NOEXIST))
 		return 0;
 	__sync_fetch_and_add(&callers_changed, 1);
+	return 0;
+}
+
+__noinline int count_answer(u32 tgid)
+{
+	u32 *flags = bpf_map_lookup_elem(&callers, &tgid);
+
+	if (flags && __sync_fetch_and_add(flags, ONE_ANSWER) >= (ENOUGH_ANSWERS - 1) * ONE_ANSWER)
+		mark_caller(tgid, ANSWERS);
 	return 0;
 }
 

@@ -55,10 +55,15 @@ static __always_inline void find_parent(struct scratch *s, struct conn *c, struc
 /* A server's response begins: does the thread answer that read? */
 static __always_inline void judge_answer(const struct scratch *s, struct conn *c, const struct exchange *x)
 {
-	u32 flags = caller(c, x->tgid), told = x->tid == s->op.tid ? ANSWERS : HANDS_OVER;
+	u32 flags = caller(c, x->tgid);
+	bool same = x->tid == s->op.tid;
 
-	if (flags & CALLS && !(flags & told))
-		mark_caller(x->tgid, told);
+	if (!(flags & CALLS) || flags & (same ? ANSWERS | HANDS_OVER : HANDS_OVER))
+		return;
+	if (same)
+		count_answer(x->tgid);
+	else
+		mark_caller(x->tgid, HANDS_OVER);
 }
 
 #endif

@@ -181,11 +181,14 @@ struct pair { /* sockets; 0: not seen (yet) */
 
 enum caller_flag { /* of a process */
 	CALLS = 1,      /* it has sent a request */
-	ANSWERS = 2,    /* a thread has answered what it read */
+	ANSWERS = 2,    /* threads have answered what they read, ENOUGH_ANSWERS times */
 	HANDS_OVER = 4, /* another thread has */
 	SHARES = 8,     /* a thread that began for a connection has read another one's request */
 	PROXIES = 16,   /* it says for which request it takes a connection (upstream.h) */
 };
+
+#define ONE_ANSWER 256 /* above the flags they are counted */
+#define ENOUGH_ANSWERS 8
 
 enum cause_kind {
 	CAUSE_THREAD,
