@@ -54,7 +54,8 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TlsView:
-    """libraries: also programs that have other probes. reasons: why TLS, or some of it, is not visible; a sentence's part each. skipped: the same, to be counted."""
+    """libraries: also programs that have other probes. reasons: why TLS, or some of it, is not visible; a sentence's
+    part each. skipped: the same, to be counted."""
 
     libraries: tuple[TlsLibrary, ...] = ()
     reasons: tuple[str, ...] = ()
