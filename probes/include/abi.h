@@ -213,8 +213,7 @@ struct loss_key {
 	unsigned int reason;
 };
 
-/* What a probe on a TLS library's function is told by its cookie's lower half: the arguments' meaning, and the result's. The first
- * argument is the library's object for the connection. */
+/* What a uprobe is told by its cookie's lower half. The first argument of a TLS library's call is its object. */
 enum tls_call {
 	TLS_READ = 1,      /* (buffer, size): bytes */
 	TLS_READ_EX = 2,   /* (buffer, size, *bytes): 1 */

@@ -109,14 +109,6 @@ static __always_inline void name_cause(struct cause_key *key, u32 tgid, u32 kind
 	key->kind = kind;
 }
 
-/* What `who` works for; NULL: nothing, or that is over. */
-static __always_inline struct cause *get_cause(struct cause_key *key)
-{
-	struct cause *cause = bpf_map_lookup_elem(&causes, key);
-
-	return cause && open_exchange(cause) ? cause : NULL;
-}
-
 /* flags: enum cause_flag. */
 static __always_inline void note_cause(struct cause_key *key, const struct conn *c, const struct held *h, u32 flags)
 {
