@@ -24,7 +24,7 @@ from instrumenter.binaries.go_tls import begin, unknown_layout
 from instrumenter.binaries.go_wanted import CHI, ECHO, GIN, GORILLA, ROUTERS
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_table import Lack, Why
-from instrumenter.bpf.abi import GoRouter, GoServe
+from instrumenter.bpf.abi_go import GoRouter, GoServe
 
 SERVE: Final = "net/http.(*conn).serve"
 _GET: Final = "sync.(*Pool).Get"

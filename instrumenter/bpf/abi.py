@@ -72,6 +72,8 @@ class EventKind(IntEnum):
     SEEN = 5
     TLS = 6
     ROUTE = 7
+    BORN = 8
+    STACK = 9
 
 
 class Loss(IntEnum):
@@ -113,24 +115,10 @@ class TlsCall(IntEnum):
     GO_SERVE = 11
     GO_ROUTER = 12
     PEER = 13
+    GO_ASK = 14
+    GO_BORN = 15
     RETURN = 64
     MAYBE = 128
-
-
-class GoServe(IntFlag):
-    """The upper half of a cookie of TlsCall.GO_SERVE."""
-
-    RELEASE_1_22 = 1
-    NO_PATTERN = 2
-    ROUTED = 4
-
-
-class GoRouter(IntFlag):
-    """The upper half of a cookie of TlsCall.GO_ROUTER: | offset."""
-
-    POINTER = 0x10000
-    STRINGS = 0x20000
-    POOLED = 0x40000
 
 
 class Flag(IntFlag):

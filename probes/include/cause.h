@@ -118,11 +118,10 @@ static __always_inline void note_cause(struct cause_key *key, const struct conn 
 	bpf_map_update_elem(&causes, key, &cause, BPF_ANY);
 }
 
-/* `rule`: what is said of the parent if it is certain; RULE_AMBIGUOUS: nothing makes it so. Returns whether `who` works for anything. */
-static __always_inline bool take_cause(struct cause_key *key, struct held *h, u32 rule)
+/* `rule`: what is said of the parent if it is certain; RULE_AMBIGUOUS: nothing makes it so. Returns whether the cause is still open. */
+static __always_inline bool follow_cause(const struct cause *cause, struct held *h, u32 rule)
 {
-	struct cause *cause = bpf_map_lookup_elem(&causes, key);
-	struct held *theirs = cause ? open_exchange(cause) : NULL;
+	struct held *theirs = open_exchange(cause);
 	struct ids ids;
 
 	if (!theirs)
@@ -133,6 +132,14 @@ static __always_inline bool take_cause(struct cause_key *key, struct held *h, u3
 	else
 		inherit(&h->e.x, &ids, rule);
 	return true;
+}
+
+/* Likewise, of what `who` works for. */
+static __always_inline bool take_cause(struct cause_key *key, struct held *h, u32 rule)
+{
+	struct cause *cause = bpf_map_lookup_elem(&causes, key);
+
+	return cause && follow_cause(cause, h, rule);
 }
 
 #endif

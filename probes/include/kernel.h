@@ -195,6 +195,7 @@ struct mmsghdr {
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define BPF_F_USER_STACK (1U << 8)
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
 #define MSG_DONTWAIT 0x40

@@ -3,6 +3,7 @@
 #ifndef STINGLESS_PARENTS_H
 #define STINGLESS_PARENTS_H
 
+#include "go_cause.h"
 #include "thread.h"
 
 /* A server's request: whoever read it works for it from now on. */
@@ -33,6 +34,8 @@ static __always_inline void find_cause(struct scratch *s, struct conn *c, struct
 
 	if (!(flags & CALLS))
 		mark_caller(s->op.tgid, CALLS);
+	if (h->e.x.rule == RULE_NONE)
+		take_goroutine(c, h);
 	if (flags & PROXIES)
 		take_upstream(s, c, h);
 	else if (flags & CALLS && h->e.x.rule == RULE_NONE)

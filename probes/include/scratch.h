@@ -159,6 +159,7 @@ struct scratch {
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
 	struct pair_key pair;
+	struct go_stack stack;
 	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */

@@ -117,11 +117,49 @@ struct held { /* a request that waits for its response */
 	u8 pad[5];
 };
 
+enum caller_flag { /* of a process */
+	CALLS = 1,      /* it has sent a request */
+	ANSWERS = 2,    /* threads have answered what they read, ENOUGH_ANSWERS times */
+	HANDS_OVER = 4, /* another thread has */
+	SHARES = 8,     /* a thread that began for a connection has read another one's request */
+	PROXIES = 16,   /* it says for which request it takes a connection (upstream.h) */
+};
+
+#define ONE_ANSWER 256 /* above the flags they are counted */
+#define ENOUGH_ANSWERS 8
+
+enum cause_kind {
+	CAUSE_THREAD,
+	CAUSE_GOROUTINE,
+	CAUSE_CONNECTION, /* who: the socket of a client, for its next request */
+};
+
+struct cause_key {
+	u64 who;
+	u32 tgid;
+	u32 kind;
+};
+
+enum cause_flag {
+	CAUSE_SEVERAL = 1, /* when it was read another one was open: which is worked for is not known */
+	CAUSE_SERVES = 2,  /* a goroutine serves that connection: it works for the exchange in hand there, whichever */
+	CAUSE_BORN = 4,    /* a goroutine was begun by one that worked for it */
+};
+
+struct cause { /* a server's exchange */
+	u64 sk;
+	u64 span;
+	u32 number;
+	u32 flags;
+};
+
 struct conn {
 	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
 	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
 	u64 go_http; /* Go: the net/http.conn that serves it; in its lowest bits enum go_serve */
 	u64 goroutine; /* in which it does */
+	u64 goid; /* its number; 0: not known */
+	struct cause asked; /* Go: what the client's next request is for; sk 0: nothing */
 	u64 written_ns; /* WRITTEN: when the response ended */
 	struct half half[2];
 	u64 resp_first_ns;
@@ -177,40 +215,6 @@ struct pair_key {
 struct pair { /* sockets; 0: not seen (yet) */
 	u64 client;
 	u64 server;
-};
-
-enum caller_flag { /* of a process */
-	CALLS = 1,      /* it has sent a request */
-	ANSWERS = 2,    /* threads have answered what they read, ENOUGH_ANSWERS times */
-	HANDS_OVER = 4, /* another thread has */
-	SHARES = 8,     /* a thread that began for a connection has read another one's request */
-	PROXIES = 16,   /* it says for which request it takes a connection (upstream.h) */
-};
-
-#define ONE_ANSWER 256 /* above the flags they are counted */
-#define ENOUGH_ANSWERS 8
-
-enum cause_kind {
-	CAUSE_THREAD,
-	CAUSE_GOROUTINE,
-	CAUSE_CONNECTION, /* who: the socket of a client, for its next request */
-};
-
-struct cause_key {
-	u64 who;
-	u32 tgid;
-	u32 kind;
-};
-
-enum cause_flag {
-	CAUSE_SEVERAL = 1, /* when it was read another one was open: which is worked for is not known */
-};
-
-struct cause { /* a server's exchange */
-	u64 sk;
-	u64 span;
-	u32 number;
-	u32 flags;
 };
 
 struct long_text {

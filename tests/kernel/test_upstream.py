@@ -18,7 +18,7 @@ from truth.launch import free_port, program
 
 from instrumenter.binaries.tls_libraries import Files
 from instrumenter.bpf.abi import Rule
-from instrumenter.discovery.tls import points_of
+from instrumenter.discovery.tls_points import points_of
 from kernel.harness import Wire
 from kernel.http1 import head
 from kernel.test_wire_threads import parents
