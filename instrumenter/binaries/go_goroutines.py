@@ -14,29 +14,29 @@ from instrumenter.binaries.elf import Elf, Unreadable
 from instrumenter.binaries.go_buildinfo import BuildInfo
 from instrumenter.binaries.go_fields import offsets_of
 from instrumenter.binaries.go_functions import find_functions
-from instrumenter.binaries.go_routes import SERVE
+from instrumenter.binaries.go_routes import SERVE, call_of
 from instrumenter.binaries.go_tls import begin, unknown_layout
-from instrumenter.binaries.returns import return_sites
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_table import Lack, Why
 from instrumenter.bpf.abi_go import GO_HIGH, GoServe
 
 ASK: Final = "net/http.(*persistConn).roundTrip"
-BORN: Final = "runtime.newproc1"
+BORN: Final = "runtime.newproc.func1"
+_READY: Final = "runtime.runqput"  # called once there, of (processor, new goroutine)
 _LAYOUT: Final = {"runtime.g.m": 48, "net/http.conn.rwc": 16, "net/http.persistConn.conn": 80}
 _GOID, _CURG = "runtime.g.goid", "runtime.m.curg"
 TITLE: Final = "goroutines"
 
 
 def goroutines(elf: Elf, info: BuildInfo) -> tuple[dict[str, Symbol], Lack | None]:
-    """Of BORN each return is one, as NAME+distance. SERVE is told what a program without patterns is."""
-    found = find_functions(elf, (SERVE, ASK, BORN))
+    """SERVE is told what a program without patterns is."""
+    found = find_functions(elf, (SERVE, ASK, BORN, _READY))
     if SERVE not in found or ASK not in found:
         return {}, None
     version = info.version.partition(" ")[0].removeprefix("go")
     try:
-        if BORN not in found:
-            raise Unreadable(f"it has no {BORN}")
+        if BORN not in found or _READY not in found:
+            raise Unreadable("where goroutines begin is not known")
         probes = _probes(elf, info, found)
     except Unreadable as error:
         return {}, Lack(TITLE, version, Why.UNKNOWN_LAYOUT, f"tell no parents: {error}")
@@ -51,9 +51,8 @@ def _probes(elf: Elf, info: BuildInfo, found: dict[str, Symbol]) -> dict[str, Sy
         raise Unreadable(reason)
     goid, curg = int(offsets[_GOID]), int(offsets[_CURG])
     told = curg << GO_HIGH | goid
-    born = found[BORN]
     return {
         SERVE: Symbol(SERVE, begin(elf, found[SERVE]).offset, 0, told=goid << GO_HIGH | GoServe.NO_PATTERN),
         ASK: Symbol(ASK, begin(elf, found[ASK]).offset, 0, told=told),
-        **{f"{BORN}+{at - born.offset:#x}": Symbol(BORN, at, 0, told=told) for at in return_sites(elf, born)},
+        BORN: Symbol(BORN, call_of(elf, found[BORN], found[_READY])[0], 0, told=told),
     }

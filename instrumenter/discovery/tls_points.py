@@ -30,7 +30,7 @@ CALLS: Final = {
     "github.com/go-chi/chi/v5.(*Mux).ServeHTTP": TlsCall.GO_ROUTER,
     "github.com/gin-gonic/gin.(*Engine).ServeHTTP": TlsCall.GO_ROUTER,
     "github.com/labstack/echo/v4.(*Echo).ServeHTTP": TlsCall.GO_ROUTER,
-    "net/http.(*persistConn).roundTrip": TlsCall.GO_ASK, "runtime.newproc1": TlsCall.GO_BORN,
+    "net/http.(*persistConn).roundTrip": TlsCall.GO_ASK, "runtime.newproc.func1": TlsCall.GO_BORN,
     "ngx_event_connect_peer": TlsCall.PEER,
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ enum tls_call {
 	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
 	TLS_PEER = 13,     /* nginx's ngx_event_connect_peer: (ngx_peer_connection_t *); upstream.h */
 	TLS_GO_ASK = 14,   /* net/http.(*persistConn).roundTrip at its entry: this goroutine's request goes out there; abi_go.h */
-	TLS_GO_BORN = 15,  /* runtime.newproc1 at a RET: the new goroutine in the first register; abi_go.h */
+	TLS_GO_BORN = 15,  /* runtime.newproc, before it calls runqput: the new goroutine in the second register; abi_go.h */
 	TLS_RETURN = 64,   /* flag: at the call's return */
 	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
 };

@@ -74,10 +74,11 @@ static __always_inline bool runs_once(struct scratch *s, void *ctx, u32 tgid, u3
 	return false;
 }
 
-/* At the return of runtime.newproc1, which runs on the thread's own stack: its m says who called. */
+/* Where runtime.newproc hands the new goroutine to the scheduler, on the thread's own stack: its m says who called. The
+ * instruction is a call, which the kernel needs not step over. */
 static __always_inline void on_go_born(struct scratch *s, struct pt_regs *ctx, u32 told, u32 svc)
 {
-	u64 born = GO_FIRST(ctx), system = GO_GOROUTINE(ctx);
+	u64 born = GO_SECOND(ctx), system = GO_GOROUTINE(ctx);
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	u64 by = goid_of(read_word(read_word(system + GO_G_M) + (told >> GO_HIGH)), told);
 	struct cause_key key;

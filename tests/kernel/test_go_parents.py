@@ -77,7 +77,7 @@ def learn(agent: Agent, go: Go, way: str) -> int:
     return made
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("secure", [False, pytest.param(True, marks=pytest.mark.builds)], ids=["plain", "tls"])
 @pytest.mark.parametrize(("version", "build"), BUILDS)
 def test_builds(told: Told, version: str, build: tuple[str, ...], secure: bool) -> None:
     """In the handler's goroutine, four below it, and in both at once."""
@@ -93,6 +93,7 @@ def test_builds(told: Told, version: str, build: tuple[str, ...], secure: bool) 
     assert found["both", "right", "goroutine"] >= 2 * 120 + before["both"]
 
 
+@pytest.mark.builds
 def test_a_connection_for_each_call(told: Told) -> None:
     """The goroutine that dials is another one's, perhaps."""
     agent, go = told("", (), "-close")
@@ -104,6 +105,7 @@ def test_a_connection_for_each_call(told: Told) -> None:
     assert not any(verdict == "WRONG" for _, verdict, _ in found)
 
 
+@pytest.mark.builds
 @pytest.mark.parametrize("way", ["pool", "again", "lazy"])
 def test_goroutines_that_go_on(told: Told, way: str) -> None:
     """With the next one's, perhaps: of what they call nothing is said, also where it would be right."""
@@ -133,6 +135,7 @@ def lazily(agent: Agent, go: Go) -> Counter[tuple[str, str, str]]:
     return calls(spans_of(agent))
 
 
+@pytest.mark.builds
 def test_after_the_answer(told: Told) -> None:
     """A goroutine that stays behind has no request any more, whatever its connection carries by then."""
     agent, go = told()
@@ -145,6 +148,7 @@ def test_after_the_answer(told: Told) -> None:
     assert found == {("none", "none"): 1}
 
 
+@pytest.mark.builds
 def test_pipelined(told: Told) -> None:
     """Which of two requests that were read at once is worked for is not certain, nor for the second one afterwards."""
     agent, go = told()
