@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from instrumenter import account
+from instrumenter.bpf.abi_go import GO_STACK
 from instrumenter.config_load import Loaded
+from instrumenter.discovery.go_stacks import KEY, GoStacks
 from instrumenter.discovery.procfs import ProcFS
 from instrumenter.discovery.tls import TlsProbes
 from instrumenter.enrich.host import read_host
@@ -123,7 +125,7 @@ class Live:
         self._program = program = self._loading.result()
         for tgid, (svc, verdict) in self._verdicts.items():
             self._set_process(tgid, svc, verdict)
-        self._ring = program.source()
+        self._ring, self._stacks = program.source(), GoStacks(program.map("go_stacks", KEY, GO_STACK))
         if not (self._outputs.spans or self._outputs.endpoint or self._recording):
             self._ring.look_s = SELDOM_S
         self.source = self._ring
@@ -183,6 +185,8 @@ class Live:
     def close(self) -> None:
         """Detach first, so that an end is reached; then nothing that was recorded is left behind."""
         self._tls.close()
+        if self._complete:
+            self._stacks.close()
         if self._program is not None:
             self._program.detach()
             if self._complete:
@@ -221,6 +225,7 @@ class Live:
         known = len(self.pipeline.seen)
         self.pipeline.take(records)
         self._tls.follow(records.events)
+        self._stacks.follow(records.events)
         if self._recording is not None and len(self.pipeline.seen) > known:
             from instrumenter.replay import describe
 

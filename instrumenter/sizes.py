@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ GIB = 1 << 30
 MIB = 1 << 20
 _SERIES = 16_384  # more would cost the agent itself, which holds every series' buckets, more than its 80 MB
 _OTEL_CARDINALITY_LIMIT = 2_000  # OpenTelemetry's default limit of series per metric
+_CLOCK_MONOTONIC_COARSE = 6  # it goes on by jiffies
 _SAMPLERS = {"always_on": Sampler.ALWAYS_ON, "always_off": Sampler.ALWAYS_OFF, "traceidratio": Sampler.RATIO}
 
 
@@ -76,6 +78,8 @@ def derive_sizes(total_memory: int, cpus: int, settings: Settings) -> Sizes:
         tls_links=max(4_096, connections // 16),
         go_servings=connections,
         pairs=max(4_096, connections // 4),
+        callers=processes,
+        causes=max(4_096, connections // 4),
     )
     return Sizes(maps, series, min(ebpf.series_per_service or _OTEL_CARDINALITY_LIMIT, series))
 
@@ -108,6 +112,7 @@ def kernel_settings(
     record["service_keys"] = sizes.series_per_service
     record["total_keys"] = sizes.series
     record["self_tgid"] = self_tgid
+    record["tick_ns"] = round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
     record["spans"] = spans
     methods = [method.encode() for method in settings.metrics.known_methods[:KNOWN_METHODS]]
     record["methods"][: len(methods)] = methods

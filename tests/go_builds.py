@@ -62,13 +62,22 @@ def returns_by_llvm(path: Path, address: int, size: int) -> list[int]:
 
 def talk(version: str, *flags: str) -> Path:
     """tests/go_talk: a server with its clients."""
-    source = ROOT / "tests" / "go_talk" / "main.go"
-    directory = WORK / f"talk-{version}"
+    return _program("talk", version, flags)
+
+
+def parents(version: str, *flags: str) -> Path:
+    """tests/go_parents: a server that calls another one."""
+    return _program("parents", version, flags)
+
+
+def _program(name: str, version: str, flags: tuple[str, ...]) -> Path:
+    source = ROOT / "tests" / f"go_{name}" / "main.go"
+    directory = WORK / f"{name}-{version}"
     language = "1.17" if version in (OLDEST, OLDER) else "1.22"  # from where on patterns are more than paths
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / "-".join(("program", *flags)).replace(" ", "").replace("=", "")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        (directory / "go.mod").write_text(f"module example.org/talk\n\ngo {language}\n")
+        (directory / "go.mod").write_text(f"module example.org/{name}\n\ngo {language}\n")
         (directory / "main.go").write_text(source.read_text())
         run(go(version), directory, "build", *flags, "-o", program.name, ".")
     return program

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from btf import Btf
 
-from instrumenter.bpf import abi
+from instrumenter.bpf import abi, abi_go
 from instrumenter.bpf.libbpf import OBJECTS
 
 INCLUDE = Path(__file__).resolve().parent.parent / "probes" / "include"
-HEADERS = tuple(INCLUDE / name for name in ("abi.h", "abi_frames.h", "abi_go.h", "abi_parents.h"))
+HEADERS = tuple(INCLUDE / name for name in ("abi.h", "abi_frames.h", "abi_go.h", "abi_parents.h", "abi_tls.h"))
 STRUCTS = {
     "red_key": abi.RED_KEY,
     "red": abi.RED,
@@ -30,6 +30,7 @@ STRUCTS = {
     "endpoints": abi.ENDPOINTS,
     "data_frame": abi.DATA_FRAME,
     "process": abi.PROCESS,
+    "go_stack": abi_go.GO_STACK,
     "loss_key": abi.LOSS_KEY,
     "settings": abi.SETTINGS,
 }
@@ -46,8 +47,9 @@ ENUMS: dict[str, tuple[str, type[IntEnum] | type[IntFlag]]] = {
     "frames_flag": ("FRAMES_", abi.FramesFlag),
     "sampler": ("SAMPLER_", abi.Sampler),
     "tls_call": ("TLS_", abi.TlsCall),
-    "go_serve": ("GO_", abi.GoServe),
-    "go_router": ("GO_", abi.GoRouter),
+    "go_serve": ("GO_", abi_go.GoServe),
+    "go_router": ("GO_", abi_go.GoRouter),
+    "go_stack_verdict": ("STACK_", abi_go.GoStackVerdict),
 }
 
 
@@ -101,7 +103,8 @@ def test_nothing_of_the_header_is_missing_here() -> None:
 def test_constants() -> None:
     defined = dict(re.findall(r"^#define (\w+) +(\d+)", without_comments(), re.MULTILINE))
     assert defined
-    assert {name: getattr(abi, name, None) for name in defined} == {name: int(v) for name, v in defined.items()}
+    known = {**vars(abi), **vars(abi_go)}
+    assert {name: known.get(name) for name in defined} == {name: int(v) for name, v in defined.items()}
 
 
 def test_every_field_is_little_endian_and_on_its_boundary() -> None:

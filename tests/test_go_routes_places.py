@@ -18,7 +18,7 @@ from instrumenter.binaries.go_spills import disassembled
 from instrumenter.binaries.go_wanted import CHI, ECHO, GIN, GORILLA
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_table import Why
-from instrumenter.bpf.abi import GoRouter, GoServe
+from instrumenter.bpf.abi_go import GoRouter, GoServe
 
 VERSIONS = [(GORILLA, "v1.8.1"), (CHI, "v5.5.0"), (CHI, "v5.0.12"), (GIN, "v1.12.0"), (ECHO, "v4.16.0")]
 

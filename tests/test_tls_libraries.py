@@ -88,6 +88,17 @@ def test_nspr_is_tls_only_with_nss() -> None:
     assert str(view(program(), nspr, nss)) == "yes (NSS 3.87.1 libnspr-made.so)"
 
 
+def test_a_program_with_other_probes_is_not_tls() -> None:
+    nginx = source("ngx_event_connect_peer ngx_http_upstream_init", 'const char v[] = "nginx/1.22.1";', "nginx-made")
+    found = view(nginx)
+    assert str(found) == "no (no TLS library is mapped)"
+    assert [(str(each), set(each.functions)) for each in found.libraries] == [
+        ("nginx 1.22.1 nginx-made", {"ngx_event_connect_peer"})
+    ]
+    tls = source(OPENSSL_NAMES, VERSION, "libssl-one.so.3")
+    assert str(view(nginx, tls)) == "yes (OpenSSL 3.0.20 libssl-one.so.3)"
+
+
 NO = [
     ('const char f[] = "third_party/boringssl/src/ssl/ssl_lib.cc";', "BoringSSL in libmade.so has no symbols"),
     ('const char f[] = "../ssl/ssl_lib.c";' + VERSION, "OpenSSL 3.0.20 in libmade.so has no symbols"),

@@ -154,6 +154,9 @@ _GEVENT, _UVLOOP = (BUILT / "python" / name for name in ("gevent", "uvloop"))
 RUNTIMES: Final = (
     Runtime("py-threads", "Python, a thread a connection", _python("front_blocking.py", "threads")),
     Runtime("py-pool", "Python, ThreadPoolExecutor of 16", _python("front_blocking.py", "pool")),
+    Runtime("py-select", "a loop whose sockets block", _python("front_hostile.py", "select")),
+    Runtime("py-late", "that loop in a thread made for a connection", _python("front_hostile.py", "late")),
+    Runtime("py-staged", "reading, calls, answer: jobs of a pool", _python("front_hostile.py", "staged")),
     Runtime("asyncio", "aiohttp on asyncio", _python("front_async.py", "asyncio")),
     Runtime("uvloop", "aiohttp on uvloop", _python("front_async.py", "uvloop"), (_UVLOOP,)),
     Runtime("gevent", "gevent's pywsgi", _python("front_gevent.py"), (_GEVENT,)),

@@ -65,6 +65,20 @@ def find_functions(elf: Elf, names: Collection[str]) -> dict[str, Symbol]:
     return found
 
 
+def functions_at(elf: Elf, offsets: Collection[int]) -> list[Symbol | None]:
+    """The functions, without their names, that have these places in the file. None: none has."""
+    entries, _ = _pairs(elf, _table(elf))
+    first = elf.file_offset(int(entries[0]), code=True)
+    if first is None:
+        raise Unreadable("a function table that points outside of the code")
+    begins = entries.astype(np.int64) - int(entries[0]) + first
+    found: list[Symbol | None] = []
+    for offset, i in zip(offsets, np.searchsorted(begins, np.array(list(offsets)), "right").tolist(), strict=True):
+        inside = 0 < i < len(begins) and offset < begins[i]
+        found.append(Symbol("", int(begins[i - 1]), int(begins[i] - begins[i - 1])) if inside else None)
+    return found
+
+
 def _table(elf: Elf) -> Table:
     section = elf.section(".gopclntab", ".data.rel.ro.gopclntab")
     if section is not None and section.size >= 72:

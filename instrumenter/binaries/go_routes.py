@@ -24,7 +24,7 @@ from instrumenter.binaries.go_tls import begin, unknown_layout
 from instrumenter.binaries.go_wanted import CHI, ECHO, GIN, GORILLA, ROUTERS
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_table import Lack, Why
-from instrumenter.bpf.abi import GoRouter, GoServe
+from instrumenter.bpf.abi_go import GoRouter, GoServe
 
 SERVE: Final = "net/http.(*conn).serve"
 _GET: Final = "sync.(*Pool).Get"
@@ -134,15 +134,22 @@ def _probe(elf: Elf, info: BuildInfo, router: Router, found: dict[str, Symbol]) 
 
 def _behind_call(elf: Elf, function: Symbol, called: Symbol | None) -> int:
     """Where the function goes on after its one call of the other, whose results are in their registers there."""
+    if called is None:
+        raise Unreadable("it does not take its context from a pool")
+    return call_of(elf, function, called)[1]
+
+
+def call_of(elf: Elf, function: Symbol, called: Symbol) -> tuple[int, int]:
+    """Offsets in the file of the function's one call of the other, and of what is behind it. Raises Unreadable."""
     lines = disassembled(elf, function)
-    behind = [
-        lines[i + 1][0]
-        for i, (_, text) in enumerate(lines[:-1])
-        if called and text.startswith(("call 0x", "bl #0x")) and _target(text, function) == called.offset
+    found = [
+        (function.offset + at, function.offset + lines[i + 1][0])
+        for i, (at, text) in enumerate(lines[:-1])
+        if text.startswith(("call 0x", "bl #0x")) and _target(text, function) == called.offset
     ]
-    if len(behind) != 1:
-        raise Unreadable("it does not take its context from a pool once")
-    return function.offset + behind[0]
+    if len(found) != 1:
+        raise Unreadable(f"{function.name} does not call {called.name} once")
+    return found[0]
 
 
 def _target(text: str, function: Symbol) -> int:

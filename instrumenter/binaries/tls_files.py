@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from instrumenter.binaries.elf import PF_X, PT_LOAD, Elf, Unreadable
 from instrumenter.binaries.go_buildinfo import build_info, is_go
 from instrumenter.binaries.symbols import Symbol, find_symbols
 from instrumenter.binaries.tls_table import FAMILIES, GO, TEXTS, Family, Lack, Text, Why
+from instrumenter.bpf.abi_go import GO_HIGH
 
 _MARKS: Final = tuple(family.part_of for family in FAMILIES if family.part_of)
 _NAMES: Final = frozenset((*_MARKS, *(name for f in FAMILIES for name in (*f.required, *f.functions))))
@@ -83,7 +84,8 @@ def file_tls(elf: Elf) -> FileTls:
 
 def _go(elf: Elf) -> FileTls:
     """Go programs carry their own table of functions, stripped or not."""
-    from instrumenter.binaries.go_routes import routes
+    from instrumenter.binaries.go_goroutines import goroutines
+    from instrumenter.binaries.go_routes import SERVE, routes
     from instrumenter.binaries.go_tls import crypto_tls
 
     version, functions, lack = crypto_tls(elf)
@@ -91,9 +93,14 @@ def _go(elf: Elf) -> FileTls:
         return FileTls(elf.build_id, lacks=(lack,) if lack else ())
     try:
         probes, lacks = routes(elf, build_info(elf))
+        causes, unknown = goroutines(elf, build_info(elf))
     except Unreadable as error:
-        probes, lacks = {}, (Lack("net/http", version, Why.UNREADABLE, f"tells no routes: {error}"),)
-    return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions | probes),), lacks)
+        lack = Lack("net/http", version, Why.UNREADABLE, f"tells no routes and parents: {error}")
+        return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions),), (lack,))
+    if SERVE in probes and SERVE in causes:
+        probes[SERVE] = replace(probes[SERVE], told=probes[SERVE].told | causes.pop(SERVE).told & -1 << GO_HIGH)
+    lacks += (unknown,) if unknown else ()
+    return FileTls(elf.build_id, (Found(GO.key, GO.title, version, functions | probes | causes),), lacks)
 
 
 def _version(family: Family, texts: list[tuple[Text, str]]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from instrumenter.binaries.elf import Elf, Unreadable
 from instrumenter.binaries.mapped import MappedFile, mapped_files
 from instrumenter.binaries.symbols import Symbol
 from instrumenter.binaries.tls_files import FileTls, Found, file_tls
-from instrumenter.binaries.tls_table import FAMILIES, Why
+from instrumenter.binaries.tls_table import FAMILIES, NGINX, Why
 
 _PART_OF: Final = {family.key: family.part_of for family in FAMILIES if family.part_of}
 _JVM: Final = "libjvm.so"
@@ -54,7 +54,8 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TlsView:
-    """reasons: why TLS, or some of it, is not visible; a sentence's part each. skipped: the same, to be counted."""
+    """libraries: also programs that have other probes. reasons: why TLS, or some of it, is not visible; a sentence's
+    part each. skipped: the same, to be counted."""
 
     libraries: tuple[TlsLibrary, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -62,14 +63,18 @@ class TlsView:
 
     @property
     def visible(self) -> bool:
-        return bool(self.libraries)
+        return bool(_of_tls(self.libraries))
 
     def __str__(self) -> str:
         """What follows "TLS visible: "."""
-        if not self.libraries:
+        if not self.visible:
             return f"no ({'; '.join(self.reasons)})"
         rest = f"; not seen: {'; '.join(self.reasons)}" if self.reasons else ""
-        return f"yes ({', '.join(map(str, self.libraries))}){rest}"
+        return f"yes ({', '.join(map(str, _of_tls(self.libraries)))}){rest}"
+
+
+def _of_tls(libraries: Iterable[TlsLibrary]) -> list[TlsLibrary]:
+    return [library for library in libraries if library.family != NGINX.key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ def tls_of(files: Iterable[MappedFile], examine: Callable[[MappedFile], Examined
         if one.file.name == _JVM:
             reasons.append("Java's own TLS (JSSE) runs in code that the JVM generates")
             skipped.append(Skipped(one.identity, "JSSE", Why.GENERATED_CODE))
-    if not libraries and not reasons:
+    if not _of_tls(libraries) and not reasons:
         unread = _unread(examined)
         skipped = [Skipped((0, one.file.inode, 0, 0), "unknown", Why.UNREADABLE) for one in unread]
         reasons = [*(f"{one.file.name}: {one.reason}" for one in unread), NO_LIBRARY]

@@ -85,11 +85,16 @@ NSS: Final = Family(
     part_of="SSL_ImportFD",
 )
 GO: Final = Family("go", "Go crypto/tls", functions=("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"))
+# No TLS: a program that says for which request it takes a connection (probes/include/upstream.h).
+NGINX: Final = Family(
+    "nginx", "nginx", ("ngx_event_connect_peer", "ngx_http_upstream_init"), ("ngx_event_connect_peer",)
+)
 
 FAMILIES: Final = (
     OPENSSL,
     GNUTLS,
     NSS,
+    NGINX,
     Family("mbedtls", "Mbed TLS", ("mbedtls_ssl_read", "mbedtls_ssl_write"), unsupported="has no probes yet"),
     Family("wolfssl", "wolfSSL", ("wolfSSL_read", "wolfSSL_write"), unsupported="has no probes yet"),
     Family("s2n", "s2n-tls", ("s2n_recv", "s2n_send"), unsupported="has no probes yet"),
@@ -122,6 +127,7 @@ TEXTS: Final = (
     ),
     Text("openssl", "LibreSSL", b"LibreSSL ", rb"LibreSSL (\d+\.\d+\.\d+)\0"),
     Text("gnutls", "GnuTLS", b"GnuTLS ", rb"GnuTLS (\d+\.\d+\.\d+)"),
+    Text("nginx", "nginx", b"nginx/", rb"nginx/(\d+\.\d+\.\d+)"),
     Text("nss", "NSS", b"Version: NSS ", rb"Version: NSS (\d[\d.]*\d)"),
     Text(
         "rustls",

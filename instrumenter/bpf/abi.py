@@ -72,6 +72,8 @@ class EventKind(IntEnum):
     SEEN = 5
     TLS = 6
     ROUTE = 7
+    BORN = 8
+    STACK = 9
 
 
 class Loss(IntEnum):
@@ -112,24 +114,11 @@ class TlsCall(IntEnum):
     GO_WRITE = 10
     GO_SERVE = 11
     GO_ROUTER = 12
+    PEER = 13
+    GO_ASK = 14
+    GO_BORN = 15
     RETURN = 64
     MAYBE = 128
-
-
-class GoServe(IntFlag):
-    """The upper half of a cookie of TlsCall.GO_SERVE."""
-
-    RELEASE_1_22 = 1
-    NO_PATTERN = 2
-    ROUTED = 4
-
-
-class GoRouter(IntFlag):
-    """The upper half of a cookie of TlsCall.GO_ROUTER: | offset."""
-
-    POINTER = 0x10000
-    STRINGS = 0x20000
-    POOLED = 0x40000
 
 
 class Flag(IntFlag):
@@ -155,6 +144,9 @@ class Rule(IntEnum):
     HEADER = 1
     JOINED = 2
     AMBIGUOUS = 3
+    THREAD = 4
+    GOROUTINE = 5
+    UPSTREAM = 6
 
 
 class FramesKind(IntEnum):
@@ -311,7 +303,7 @@ SETTINGS = _struct(
     ("self_tgid", "<u4"),
     ("spans", "<u4"),
     ("direct_loads", "<u4"),
-    ("pad", "<u4"),
+    ("tick_ns", "<u4"),
     ("methods", "S8", (KNOWN_METHODS,)),
     ("duration_bounds", "<u8", (DURATION_BOUNDS,)),
     ("size_bounds", "<u8", (SIZE_BOUNDS,)),

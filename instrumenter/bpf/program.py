@@ -58,6 +58,8 @@ class MapSizes:
     tls_links: int = 4_096
     go_servings: int = 65_536
     pairs: int = 16_384
+    callers: int = 32_768
+    causes: int = 16_384
 
 
 class Stats(NamedTuple):
@@ -80,15 +82,16 @@ class Program:
         self._links: dict[str, int] = {}  # by program
         self._stats_fd = -1
         self._ports, self._expected = np.zeros(PORTS // 64, _U64), [0, 0, 0]  # keys of red, red_shared and losses, last
-        self._procs = self._map("procs", _U32, PROCESS)
-        self._known, self._forgotten = self._map("known", _U32, _U64), 0
-        self._red = self._map("red", RED_KEY, RED)
-        self._red_shared = self._map("red_shared", RED_KEY, RED)
-        self._losses = self._map("losses", LOSS_KEY, _U64)
-        self._port_words = self._map("ports", _U32, _U64)
-        self._service_keys = self._map("service_keys", _U32, _U32)
+        self._procs = self.map("procs", _U32, PROCESS)
+        self._known, self._forgotten = self.map("known", _U32, _U64), 0
+        self._red = self.map("red", RED_KEY, RED)
+        self._red_shared = self.map("red_shared", RED_KEY, RED)
+        self._losses = self.map("losses", LOSS_KEY, _U64)
+        self._port_words = self.map("ports", _U32, _U64)
+        self._service_keys = self.map("service_keys", _U32, _U32)
 
-    def _map(self, name: str, key: np.dtype[Any], value: np.dtype[Any]) -> Map:
+    def map(self, name: str, key: np.dtype[Any], value: np.dtype[Any]) -> Map:
+        """Raises StinglessError if it has others."""
         return Map(self._lib, self._object.map(name), name, key, value)
 
     @classmethod

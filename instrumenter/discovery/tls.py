@@ -24,8 +24,9 @@ from instrumenter.binaries.cache import Cache
 from instrumenter.binaries.mapped import MappedFile, mapped_files
 from instrumenter.binaries.tls_libraries import Files, Skipped, TlsLibrary, TlsView, tls_of
 from instrumenter.binaries.tls_table import Why
-from instrumenter.bpf.abi import EventKind, TlsCall
+from instrumenter.bpf.abi import EventKind
 from instrumenter.bpf.uprobes import Attached, Point, Uprobes
+from instrumenter.discovery.tls_points import points_of
 from instrumenter.errors import StinglessError
 from instrumenter.telemetry import Counters
 
@@ -35,27 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stingless")
 
-CALLS: Final = {
-    "SSL_read": TlsCall.READ, "SSL_read_ex": TlsCall.READ_EX,
-    "SSL_write": TlsCall.WRITE, "SSL_write_ex": TlsCall.WRITE_EX, "SSL_write_ex2": TlsCall.WRITE_EX2,
-    "SSL_sendfile": TlsCall.SENDFILE,
-    "SSL_peek": TlsCall.OTHER, "SSL_peek_ex": TlsCall.OTHER, "SSL_do_handshake": TlsCall.OTHER,
-    "SSL_free": TlsCall.FREE,
-    "gnutls_record_recv": TlsCall.READ, "gnutls_record_recv_seq": TlsCall.READ,
-    "gnutls_record_send": TlsCall.WRITE, "gnutls_record_send2": TlsCall.WRITE,
-    "gnutls_handshake": TlsCall.OTHER, "gnutls_deinit": TlsCall.FREE,
-    "PR_Read": TlsCall.READ | TlsCall.MAYBE, "PR_Recv": TlsCall.READ | TlsCall.MAYBE,
-    "PR_Write": TlsCall.WRITE | TlsCall.MAYBE, "PR_Send": TlsCall.WRITE | TlsCall.MAYBE,
-    "PR_Close": TlsCall.FREE | TlsCall.MAYBE,
-    "crypto/tls.(*Conn).Read": TlsCall.GO_READ, "crypto/tls.(*Conn).Write": TlsCall.GO_WRITE,
-    "net/http.(*conn).serve": TlsCall.GO_SERVE,
-    "github.com/gorilla/mux.requestWithRoute": TlsCall.GO_ROUTER,
-    "github.com/go-chi/chi/v5.(*Mux).ServeHTTP": TlsCall.GO_ROUTER,
-    "github.com/gin-gonic/gin.(*Engine).ServeHTTP": TlsCall.GO_ROUTER,
-    "github.com/labstack/echo/v4.(*Echo).ServeHTTP": TlsCall.GO_ROUTER,
-}  # fmt: skip
-
-_ONCE: Final = frozenset((TlsCall.FREE, *(call for call in TlsCall if call.name.startswith("GO_"))))  # no return
 START_S: Final = 1.0  # longest wait at the start
 UNUSED_S: Final = 60.0  # a file that no process maps keeps its probes so long
 COUNTED_MAX: Final = 4096  # files of which is known that they were counted
@@ -68,29 +48,21 @@ _CACHED: Final = re.compile(rb"/[^\0]*/lib(?:ssl|gnutls)\.so[.\d]*(?=\0)")  # in
 
 @dataclass(slots=True)
 class _File:
-    """A probed file: its probes, or why there are none. users: who maps it; idle_since: when nobody did."""
+    """A probed file: its probes, or why there are none. users: who maps it; idle_since: when nobody did.
+
+    births: the probes on who begins goroutines, or None as long as nobody asked.
+    """
 
     attached: Attached | None
     reason: str = ""
+    births: Attached | None = None
     users: set[int] = field(default_factory=set)
     idle_since: float = 0.0
 
     def close(self) -> None:
-        if self.attached is not None:
-            self.attached.close()
-
-
-def points_of(library: TlsLibrary) -> list[Point]:
-    """Where probes go in a library; none if its functions are not known to the kernel side."""
-    points = []
-    for name, symbol in library.functions.items():
-        call = CALLS.get(name.partition("+")[0])
-        if call is None:
-            continue
-        points.append(Point(symbol.offset, call | symbol.told << 32))
-        if call & ~TlsCall.MAYBE not in _ONCE:
-            points.append(Point(symbol.offset, call | TlsCall.RETURN, at_return=True))
-    return points
+        for attached in (self.attached, self.births):
+            if attached is not None:
+                attached.close()
 
 
 def usable(view: TlsView) -> TlsView:
@@ -116,6 +88,7 @@ class TlsProbes:
         self._uprobes: Uprobes | None = None
         self._begun = False
         self._speaking: set[int] = set()  # said to have TLS records that no probe knows
+        self._begetting: set[int] = set()  # Go: who begins goroutines there is to be seen
         self._thread: threading.Thread | None = None
 
     def scan(self, processes: Iterable[int], libraries: bool) -> None:
@@ -146,6 +119,9 @@ class TlsProbes:
                 if kind == EventKind.TLS:
                     self._speaking.add(tgid)
                 self.look([tgid])
+            elif kind == EventKind.BORN and self._service_of(tgid):
+                self._begetting.add(tgid)
+                self._queue.put(tgid)  # told once, so also if it is being looked at
 
     def look(self, processes: Iterable[int]) -> None:
         """Soon, in the thread."""
@@ -239,6 +215,7 @@ class TlsProbes:
     def _ended(self, pid: int) -> None:
         self._views.pop(pid, None)
         self._speaking.discard(pid)
+        self._begetting.discard(pid)
         self._leave(pid, set())
 
     def _leave(self, pid: int, kept: set[Identity]) -> None:
@@ -256,24 +233,31 @@ class TlsProbes:
                 return "its file is gone"
             self._files[library.identity] = known
         known.users.add(pid)
+        if pid in self._begetting and known.attached is not None and known.births is None:
+            known.births = self._attached(library, points_of(library, later=True))
         return known.reason
 
     def _attach(self, library: TlsLibrary) -> _File | None:
         """None: the file is gone with its process."""
+        try:
+            attached = self._attached(library, points_of(library))
+        except StinglessError as error:
+            log.warning("TLS of %s is not seen: %s", library, error)
+            self._count([Skipped(library.identity, library.title, Why.REFUSED)])
+            return _File(None, str(error))
+        log.debug("TLS: probes on %s %s", library, library.path)
+        return _File(attached) if attached else None
+
+    def _attached(self, library: TlsLibrary, points: list[Point]) -> Attached | None:
+        """None: the file is gone. Raises BpfError."""
         assert self._uprobes is not None
         file = self._open(library)
         if file is None:
             return None
         try:
-            attached = self._uprobes.attach(f"/proc/self/fd/{file}", points_of(library))
-        except StinglessError as error:
-            log.warning("TLS of %s is not seen: %s", library, error)
-            self._count([Skipped(library.identity, library.title, Why.REFUSED)])
-            return _File(None, str(error))
+            return self._uprobes.attach(f"/proc/self/fd/{file}", points)
         finally:
             os.close(file)
-        log.debug("TLS: probes on %s %s", library, library.path)
-        return _File(attached)
 
     def _open(self, library: TlsLibrary) -> int | None:
         """A descriptor of this very file: by its process, or, if that has ended meanwhile, where it was for it."""

@@ -27,6 +27,7 @@
 #include "abi_frames.h"
 #include "abi_go.h"
 #include "abi_parents.h"
+#include "abi_tls.h"
 
 enum direction {
 	DIRECTION_UNKNOWN = 0,
@@ -66,6 +67,8 @@ enum event_kind {
 	EVENT_SEEN = 5,   /* a process that was running before was first seen on a socket: `svc` is new */
 	EVENT_TLS = 6,    /* a process has a connection with TLS records, and no probe knows its plaintext (yet) */
 	EVENT_ROUTE = 7,  /* a pattern that a program registered, and the hash that stands for it in red_key.route */
+	EVENT_BORN = 8,   /* a Go server sends requests in goroutines of which nothing is known: who begins them is to be seen */
+	EVENT_STACK = 9,  /* a goroutine's stack that nobody has judged yet: go_stacks has it, under `route` */
 };
 
 /* Why something was not recorded; instrumenter/telemetry.py has one sentence for each. */
@@ -191,7 +194,7 @@ struct exchange_long {
 struct event {
 	unsigned long long time_ns;
 	unsigned long long cgroup_id;
-	unsigned long long route; /* ROUTE: its hash */
+	unsigned long long route; /* ROUTE: its hash; STACK: likewise */
 	unsigned int kind; /* enum event_kind */
 	unsigned int tgid;
 	unsigned int parent_tgid;
@@ -213,25 +216,6 @@ struct loss_key {
 	unsigned int reason;
 };
 
-/* What a probe on a TLS library's function is told by its cookie's lower half: the arguments' meaning, and the result's. The first
- * argument is the library's object for the connection. */
-enum tls_call {
-	TLS_READ = 1,      /* (buffer, size): bytes */
-	TLS_READ_EX = 2,   /* (buffer, size, *bytes): 1 */
-	TLS_WRITE = 3,     /* (buffer, size): bytes */
-	TLS_WRITE_EX = 4,  /* (buffer, size, *bytes): 1 */
-	TLS_WRITE_EX2 = 5, /* (buffer, size, flags, *bytes): 1 */
-	TLS_SENDFILE = 6,  /* bytes; no memory to read */
-	TLS_OTHER = 7,     /* works on the connection, moves no plaintext: handshake, peek */
-	TLS_FREE = 8,      /* the object goes */
-	TLS_GO_READ = 9,   /* crypto/tls.(*Conn).Read at a RET: bytes in the first register, arguments on the stack */
-	TLS_GO_WRITE = 10, /* crypto/tls.(*Conn).Write at its entry: (buffer, size) in Go's registers */
-	TLS_GO_SERVE = 11, /* net/http.(*conn).serve at its entry: no TLS, but the struct that serves a connection; go_serve */
-	TLS_GO_ROUTER = 12, /* a router's struct for the request at hand is in Go's second register; go_router */
-	TLS_RETURN = 64,   /* flag: at the call's return */
-	TLS_MAYBE = 128,   /* flag: the object may be no TLS connection at all (NSPR) */
-};
-
 enum sampler {
 	SAMPLER_ALWAYS_ON = 0,
 	SAMPLER_ALWAYS_OFF = 1,
@@ -251,7 +235,7 @@ struct settings {
 	unsigned int self_tgid;         /* the agent: never watched */
 	unsigned int spans;             /* 0: metrics only; then only first exchanges go up */
 	unsigned int direct_loads;      /* 1: the kernel has bpf_rdonly_cast */
-	unsigned int pad;
+	unsigned int tick_ns;           /* what one of the kernel's jiffies lasts */
 	unsigned char methods[KNOWN_METHODS][8]; /* zero-padded tokens; place i+1 is red_key.method */
 	unsigned long long duration_bounds[DURATION_BOUNDS]; /* ns; unused ones at the end are ~0 */
 	unsigned long long size_bounds[SIZE_BOUNDS];         /* bytes; likewise */

@@ -9,6 +9,9 @@ enum parent_rule {
 	RULE_HEADER = 1,    /* its own `traceparent` */
 	RULE_JOINED = 2,    /* the client's exchange at the other end of its connection */
 	RULE_AMBIGUOUS = 3, /* a rule applied, but what it found was not certain: no parent */
+	RULE_THREAD = 4,    /* a client's: the request that its thread has read and works for */
+	RULE_GOROUTINE = 5, /* likewise of Go: its goroutine, or one that this one came from */
+	RULE_UPSTREAM = 6,  /* a client's: the request for which nginx said to want its connection */
 };
 
 #endif

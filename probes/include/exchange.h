@@ -11,7 +11,7 @@
 #include "head.h"
 #include "route.h"
 #include "endpoints.h"
-#include "pairs.h"
+#include "parents.h"
 
 /* The ids go on from those before on this CPU: the kernel's generator is asked only for the first ones. */
 static __always_inline void make_ids(struct held *h, struct scratch *s)
@@ -65,6 +65,8 @@ __noinline int begin_exchange(struct scratch *s, struct conn *c)
 	h = c->slot_of ? &s->held : &c->slot;
 	if (!c->slot_of)
 		c->slot_of = key.number + 1;
+	else
+		c->pipelined = 1;
 	x = &h->e.x;
 	x->flags &= FLAG_IPV6;
 	if (h != &c->slot || x->connection != sock_of(c->sk)) { /* else they are there, from the connection's last exchange */

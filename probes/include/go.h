@@ -7,83 +7,12 @@
 #ifndef STINGLESS_GO_H
 #define STINGLESS_GO_H
 
+#include "go_born.h"
 #include "tls.h"
-#include "syscalls.h"
 
-#define WRAPPED 3 /* a net.Conn within a net.Conn, as first field */
-#define SOCK_STREAM 1
-#define FD_CLOSED 1  /* in the first word of internal/poll.fdMutex */
-#define SK_CLOSED 1ULL /* in place of a socket: there was one */
 #define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
 #define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
 #define MAX_AWAITED (1U << 31)
-
-/* Go's calling convention (cmd/compile/abi-internal.md): the first integers of arguments and of results. */
-#if defined(__TARGET_ARCH_x86)
-#define GO_FIRST(ctx) ((ctx)->ax)
-#define GO_SECOND(ctx) ((ctx)->bx)
-#define GO_THIRD(ctx) ((ctx)->cx)
-#define GO_GOROUTINE(ctx) ((ctx)->r14)
-#elif defined(__TARGET_ARCH_arm64)
-#define GO_FIRST(ctx) ((ctx)->regs[0])
-#define GO_SECOND(ctx) ((ctx)->regs[1])
-#define GO_THIRD(ctx) ((ctx)->regs[2])
-#define GO_GOROUTINE(ctx) ((ctx)->regs[28])
-#endif
-
-/* The same in every release that instrumenter/binaries/go_tls.py lets through. */
-struct go_interface {
-	u64 type;
-	u64 data;
-};
-struct go_net_fd { /* net.netFD */
-	u64 mutex[2];
-	s64 fd;
-	u64 poll[4];
-	s64 family;
-	s64 type;
-};
-
-static __always_inline u64 sock_of_net_fd(u64 at)
-{
-	struct go_net_fd n;
-	u64 sk;
-
-	if (bpf_probe_read_user(&n, sizeof(n), (void *)at) || n.type != SOCK_STREAM ||
-	    (n.family != AF_INET && n.family != AF_INET6))
-		return 0;
-	if (n.mutex[0] & FD_CLOSED) /* its number may be another's by now */
-		return SK_CLOSED;
-	if (n.fd < 0 || n.fd >> 31)
-		return 0;
-	sk = sock_of_fd(bpf_get_current_task_btf(), n.fd);
-	return sk && is_tcp(sk) ? sk : 0;
-}
-
-/* The socket under a tls.Conn, whose first field is a net.Conn: a *net.TCPConn, whose first field is a *netFD, or a struct
- * around another net.Conn. Into s->op.sk, or SK_CLOSED; 0: it is something else, for which a netFD of a TCP socket cannot
- * be taken. */
-__noinline int find_go_socket(struct scratch *s, u64 at)
-{
-	struct go_interface conn;
-	u64 fd;
-
-	if (!s)
-		return 0;
-	s->op.sk = 0;
-
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < WRAPPED; i++) {
-		if (bpf_probe_read_user(&conn, sizeof(conn), (void *)at) ||
-		    bpf_probe_read_user(&fd, sizeof(fd), (void *)conn.data))
-			return 0;
-		s->op.sk = sock_of_net_fd(fd);
-		if (s->op.sk)
-			return 0;
-		at = conn.data;
-	}
-	return 0;
-}
 
 /* Ties the object to its socket if it is not tied yet; for that work space is needed. */
 static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
@@ -203,10 +132,12 @@ static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u
 	}
 	if (!c)
 		return;
-	c->go_http = http | told;
+	c->go_http = (told & GO_SERVE_BITS) == GO_NO_PATTERN ? 0 : http | (told & GO_SERVE_BITS);
 	c->goroutine = goroutine;
 	c->tgid = bpf_get_current_pid_tgid() >> 32;
 	c->svc = svc;
+	if (told >> GO_HIGH)
+		note_goroutine(c, goid_of(goroutine, told >> GO_HIGH));
 	if (told & GO_ROUTED)
 		begin_serving(goroutine, c->tgid, c->go_http);
 }
@@ -218,7 +149,11 @@ static __always_inline void on_go_call(struct pt_regs *ctx, u32 call, u32 told, 
 	struct go_write w = {};
 	bool some = call <= TLS_GO_WRITE && take_go_call(s, ctx, call, svc, &w);
 
-	if (call == TLS_GO_ROUTER)
+	if (call == TLS_GO_BORN)
+		on_go_born(s, ctx, told, svc);
+	else if (s && call == TLS_GO_ASK)
+		on_go_ask(s, ctx, told, svc);
+	else if (call == TLS_GO_ROUTER)
 		on_go_router(s, GO_SECOND(ctx), told, GO_GOROUTINE(ctx), svc);
 	else if (s && call == TLS_GO_SERVE)
 		on_go_serve(s, GO_FIRST(ctx), told, GO_GOROUTINE(ctx), svc);

@@ -32,4 +32,13 @@ struct {
 	__type(value, u64);
 } go_owners SEC(".maps");
 
+/* Keyed by the hash of a stack in a process. Inserted when a goroutine that others began sends a request or begins one
+ * itself there for the first time; Python writes the verdict; the LRU replaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, struct go_stack);
+} go_stacks SEC(".maps");
+
 #endif

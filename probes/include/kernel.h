@@ -73,6 +73,8 @@ struct hlist_head {
 };
 struct file {
 	void *private_data;
+	unsigned int f_flags;
+	struct hlist_head *f_ep; /* epoll's, that watch it */
 };
 struct fdtable {
 	unsigned int max_fds;
@@ -93,6 +95,7 @@ struct task_struct {
 	int tgid;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
+	u64 start_time; /* of CLOCK_MONOTONIC */
 	char comm[16];
 	struct files_struct *files;
 	struct signal_struct *signal;
@@ -105,6 +108,7 @@ struct linux_binprm {
 };
 
 struct net;
+struct socket;
 typedef struct {
 	struct net *net;
 } possible_net_t;
@@ -128,6 +132,7 @@ struct sock_common {
 };
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket;
 	u16 sk_protocol;
 	u8 sk_shutdown;
 	int sk_err;
@@ -136,6 +141,7 @@ struct tcp_sock {
 	u32 rcv_nxt;
 	u32 copied_seq;
 	u32 write_seq;
+	u32 lsndtime; /* jiffies when something was sent last; of what was accepted, at first when it came to be */
 };
 struct socket {
 	struct file *file;
@@ -189,10 +195,15 @@ struct mmsghdr {
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define BPF_F_USER_STACK (1U << 8)
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
+#define MSG_DONTWAIT 0x40
 #define MSG_ERRQUEUE 0x2000
+#define PF_IO_WORKER 0x10
 #define PF_KTHREAD 0x00200000
+#define O_NONBLOCK 04000
+#define FASYNC 020000
 #define SHUTDOWN_MASK 3
 #define SOCK_DEAD 0 /* bit of skc_flags: no process holds the socket */
 #define SOCK_DONE 1 /* bit of skc_flags: the peer's FIN came */

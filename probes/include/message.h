@@ -232,6 +232,8 @@ static __always_inline void on_response(struct scratch *s, struct conn *c, struc
 	}
 	if (c->go_http && r)
 		name_route(s, c, r);
+	if (r && c->direction == DIRECTION_SERVER)
+		judge_answer(s, c, &r->e.x);
 	c->status = status;
 	c->response_begun = 1;
 	if (!c->resp_first_ns)

@@ -65,21 +65,44 @@ static __always_inline bool is_other_end(const struct exchange *a, const struct 
 	return a->request_seq == b->request_seq && a->local_port == b->remote_port && a->remote_port == b->local_port;
 }
 
-/* `parent` may be replaced meanwhile by the next exchange of its connection: then it is not the other end afterwards. */
-static __always_inline bool inherit(struct exchange *x, const volatile struct exchange *parent)
-{
-	u64 high = *(const volatile u64 *)parent->trace_id, low = *(const volatile u64 *)(parent->trace_id + 8);
-	u64 span = *(const volatile u64 *)parent->span_id;
-	u32 flags = parent->flags, trace_flags = parent->trace_flags;
+struct ids {
+	u64 high;
+	u64 low;
+	u64 span;
+	u32 trace_flags;
+	bool decided;
+};
 
-	if (!is_other_end(x, (const struct exchange *)parent))
-		return false;
-	*(u64 *)x->trace_id = high;
-	*(u64 *)(x->trace_id + 8) = low;
-	*(u64 *)x->parent_id = span;
-	x->trace_flags = trace_flags;
-	if (flags & (FLAG_TRACEPARENT | FLAG_DECIDED))
+/* `of` may be replaced meanwhile by the next exchange of its connection, whose span is written first and read last here:
+ * then what identifies it is another one's afterwards. */
+static __always_inline void read_ids(struct ids *ids, const volatile struct exchange *of)
+{
+	ids->high = *(const volatile u64 *)of->trace_id;
+	ids->low = *(const volatile u64 *)(of->trace_id + 8);
+	ids->trace_flags = of->trace_flags;
+	ids->decided = !!(of->flags & (FLAG_TRACEPARENT | FLAG_DECIDED));
+	ids->span = *(const volatile u64 *)of->span_id;
+}
+
+static __always_inline void inherit(struct exchange *x, const struct ids *parent, u32 rule)
+{
+	*(u64 *)x->trace_id = parent->high;
+	*(u64 *)(x->trace_id + 8) = parent->low;
+	*(u64 *)x->parent_id = parent->span;
+	x->trace_flags = parent->trace_flags;
+	if (parent->decided)
 		x->flags |= FLAG_DECIDED;
+	x->rule = rule;
+}
+
+static __always_inline bool inherit_from_other_end(struct exchange *x, const struct exchange *other)
+{
+	struct ids ids;
+
+	read_ids(&ids, other);
+	if (!is_other_end(x, other))
+		return false;
+	inherit(x, &ids, RULE_JOINED);
 	return true;
 }
 
@@ -101,24 +124,16 @@ __noinline int join(struct conn *c, struct held *h)
 	if (is_other_end(&h->e.x, &other->slot.e.x)) {
 		if (other->slot_of)
 			c->ahead = other->slot_of - 1 - c->begun;
-		found = inherit(&h->e.x, &other->slot.e.x);
+		found = inherit_from_other_end(&h->e.x, &other->slot.e.x);
 	} else {
 		key.sk = other->sk;
 		key.number = c->begun + c->ahead;
 		theirs = bpf_map_lookup_elem(&pending, &key);
-		found = theirs && inherit(&h->e.x, &theirs->e.x);
+		found = theirs && inherit_from_other_end(&h->e.x, &theirs->e.x);
 	}
-	h->e.x.rule = found ? RULE_JOINED : RULE_AMBIGUOUS;
+	if (!found)
+		h->e.x.rule = RULE_AMBIGUOUS;
 	return 0;
-}
-
-/* A request's head is whole, and its exchange has ids. */
-static __always_inline void find_parent(const struct scratch *s, struct conn *c, struct held *h)
-{
-	if (!c->begun && !is_plaintext(c->sk))
-		meet(s->slot, c);
-	if (c->partner && h->e.x.rule == RULE_NONE)
-		join(c, h);
 }
 
 #endif

@@ -97,6 +97,7 @@ struct op { /* one socket call, seen from one half */
 	u32 tid;
 	u8 response; /* the half: HALF_* */
 	u8 way;      /* SENT or RECEIVED */
+	u8 at_once;  /* a read that does not wait */
 	u32 other;   /* TLS: as seq, of the other way */
 };
 
@@ -159,6 +160,7 @@ struct scratch {
 	struct known_route routes[KNOWN_ROUTES];
 	struct gather gather;
 	struct pair_key pair;
+	struct go_stack stack;
 	struct event event; /* the stack has no room for it */
 	struct held held;
 	u8 text[TEXT_LONG + 256]; /* room for one more piece than fits */

@@ -157,6 +157,7 @@ __noinline int seek(struct scratch *s)
 				count_loss(s->op.svc, LOSS_CONNECTIONS_FULL);
 			return 0;
 		}
+		c->thread = thread_of_connection(s, sock_of(c->sk));
 	}
 	if (c->kind != KIND_SEEK) /* the other half's call has found it out meanwhile */
 		return c->kind >= KIND_HTTP;

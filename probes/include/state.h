@@ -121,11 +121,49 @@ struct held { /* a request that waits for its response */
 	u8 pad[5];
 };
 
+enum caller_flag { /* of a process */
+	CALLS = 1,      /* it has sent a request */
+	ANSWERS = 2,    /* threads have answered what they read, ENOUGH_ANSWERS times */
+	HANDS_OVER = 4, /* another thread has */
+	SHARES = 8,     /* a thread that began for a connection has read another one's request */
+	PROXIES = 16,   /* it says for which request it takes a connection (upstream.h) */
+};
+
+#define ONE_ANSWER 256 /* above the flags they are counted */
+#define ENOUGH_ANSWERS 8
+
+enum cause_kind {
+	CAUSE_THREAD,
+	CAUSE_GOROUTINE,
+	CAUSE_CONNECTION, /* who: the socket of a client, for its next request */
+};
+
+struct cause_key {
+	u64 who;
+	u32 tgid;
+	u32 kind;
+};
+
+enum cause_flag {
+	CAUSE_SEVERAL = 1, /* when it was read another one was open: which is worked for is not known */
+	CAUSE_SERVES = 2,  /* a goroutine serves that connection: it works for the exchange in hand there, whichever */
+	CAUSE_BORN = 4,    /* a goroutine was begun by one that worked for it */
+};
+
+struct cause { /* a server's exchange */
+	u64 sk;
+	u64 span;
+	u32 number;
+	u32 flags;
+};
+
 struct conn {
 	u64 sk;  /* its key: the socket, of a TLS connection's plaintext with bit 0 set */
 	u64 ssl; /* of TLS records: whose they are; while KIND_TLS, what a first sign says */
 	u64 go_http; /* Go: the net/http.conn that serves it; in its lowest bits enum go_serve */
 	u64 goroutine; /* in which it does */
+	u64 goid; /* its number; 0: not known */
+	struct cause asked; /* Go: what the client's next request is for; sk 0: nothing */
 	u64 written_ns; /* WRITTEN: when the response ended */
 	struct half half[2];
 	u64 resp_first_ns;
@@ -148,12 +186,17 @@ struct conn {
 	u8 hello;    /* of TLS records: which first messages have passed (hello.h) */
 	u8 name_len; /* of TLS records: of the server's name, which is in the slot's text */
 	u8 writing;  /* enum writing */
+	u8 pipelined; /* a request has come before the one before it was answered */
 	u32 records_due; /* of TLS records: so many bytes until the response in them is sent; 0: none is waited for */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */
 	u32 ahead; /* by so much are the partner's requests numbered higher */
 	u64 partner; /* of a server: the watched client's end of the same connection, as it was found; 0: none */
+	u32 caller_tgid; /* what was known of this process at that change (cause.h) */
+	u32 caller_changed;
+	u32 caller; /* enum caller_flag */
+	u32 thread; /* that began for this connection and read its first bytes; 0: none */
 	struct held slot;
 };
 

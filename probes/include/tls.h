@@ -39,6 +39,7 @@ static __always_inline void describe_plaintext(struct scratch *s, struct tls_lin
 	s->op.buf.kind = t->kind == TLS_SENDFILE ? BUF_NONE : BUF_FLAT;
 	s->op.buf.base = t->buf;
 	s->op.buf.skip = 0;
+	s->op.at_once = 0;
 }
 
 /* The object's link, if the client's random ties it. */

@@ -46,6 +46,7 @@ struct tls_thread { /* where a thread is among calls of a TLS library and of soc
 	u64 len;
 	u64 out;
 	u64 begin_ns;
+	u64 peer; /* nginx's, that the call is for (upstream.h) */
 	u32 kind; /* enum tls_call */
 	u8 late;  /* the object was not tied yet when the call began */
 	u8 maybe; /* TLS_MAYBE */

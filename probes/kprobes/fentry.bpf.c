@@ -84,6 +84,7 @@ static __always_inline int receive(u64 sk, struct msghdr *msg, int flags, long r
 	buf_of_moved_iter(&s->op.buf, (u64)&msg->msg_iter, received);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
+	s->op.at_once = !!(flags & MSG_DONTWAIT);
 	describe_op(s, sk, svc, RECEIVED, seq, received);
 	process(s, c);
 	return 0;

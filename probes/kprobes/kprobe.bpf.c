@@ -146,6 +146,7 @@ int BPF_KPROBE(kprobe_read, struct sock *sk, int copied)
 	buf_of_moved_iter(&s->op.buf, iter_of(call->msg), copied);
 	if (call->flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
+	s->op.at_once = !!(call->flags & MSG_DONTWAIT);
 	on_receive(s, c, (u64)sk, svc, copied);
 	return 0;
 }

@@ -13,6 +13,7 @@ static __always_inline void add_process(struct task_struct *task, u32 kind, stru
 		return;
 	}
 	not_known(tgid);
+	forget_caller(tgid);
 	describe(&e, kind, tgid, p->svc);
 	e.parent_tgid = task->real_parent->tgid;
 	e.cgroup_id = bpf_get_current_cgroup_id();
@@ -62,6 +63,7 @@ int BPF_PROG(proc_exit, struct task_struct *task)
 	describe(&e, EVENT_EXIT, tgid, p->svc);
 	bpf_map_delete_elem(&procs, &tgid);
 	not_known(tgid);
+	forget_caller(tgid);
 	emit_event(&e);
 	return 0;
 }

@@ -183,6 +183,7 @@ static __always_inline int received(u32 kind, struct pt_regs *regs, struct task_
 	s = get_scratch(SLOT_RECV);
 	if (!s)
 		return 0;
+	s->op.at_once = flags & MSG_DONTWAIT || SYSCALL_NR(regs) == NR_preadv2; /* which may have RWF_NOWAIT */
 	if (kind == CALL_RECVMMSG) {
 		describe_op(s, sk, svc, RECEIVED, 0, 0);
 		return take_messages(s, ARG2(regs), ret, 1);

@@ -149,6 +149,7 @@ int BPF_PROG(tp_received, struct sock *sk, int received, int flags)
 	if (!s)
 		return 0;
 	memory_of_read(&s->op.buf, (u64)sk);
+	s->op.at_once = !!(flags & MSG_DONTWAIT);
 	if (flags & MSG_TRUNC)
 		s->op.buf.kind = BUF_NONE;
 	on_receive(s, c, (u64)sk, svc, received);

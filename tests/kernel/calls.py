@@ -162,6 +162,10 @@ def waitall(sock: socket.socket, sizes: Sequence[int]) -> bytes:
     return recv(sock, sizes, socket.MSG_WAITALL)
 
 
+def dontwait(sock: socket.socket, sizes: Sequence[int]) -> bytes:
+    return recv(sock, sizes, socket.MSG_DONTWAIT)
+
+
 def readv(sock: socket.socket, sizes: Sequence[int]) -> bytes:
     buffers = [bytearray(size) for size in sizes]
     assert os.readv(sock.fileno(), buffers) == sum(sizes)
@@ -216,6 +220,7 @@ RECEIVES: dict[str, Callable[[socket.socket, Sequence[int]], bytes]] = {
     "read": read,
     "peek": peek,
     "waitall": waitall,
+    "dontwait": dontwait,
     "readv": readv,
     "preadv2": preadv2,
     "recvmsg": recvmsg,

@@ -68,6 +68,7 @@ class Actor:
         self.helpers: dict[str, tuple[int, socket.socket]] = {}
         self.waiting: list[threading.Thread] = []
         self.channel: socket.socket | None = None
+        self.epoll = select.epoll()
 
     def run(self, ops: Sequence[Op]) -> list[Any]:
         known: list[tuple[Callable[..., Any], Op]] = [(getattr(self, f"op_{op[0]}"), op[1:]) for op in ops]
@@ -180,6 +181,15 @@ class Actor:
 
     def op_dup(self, name: str, new: str) -> None:
         self.add(new, self.sockets[name].dup())
+
+    def op_flags(self, name: str, more: int) -> None:
+        """Sets flags of the open file: O_NONBLOCK ..."""
+        fd = self.sockets[name].fileno()
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | more)
+
+    def op_epoll(self, name: str) -> None:
+        """Watches the socket by one until it is closed."""
+        self.epoll.register(self.sockets[name], select.EPOLLIN)
 
     def op_load(self, name: str) -> None:
         """A Python module, with the libraries that it needs."""

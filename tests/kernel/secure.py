@@ -14,7 +14,7 @@ from running import ROOT
 
 from instrumenter.binaries.tls_libraries import Files, TlsLibrary
 from instrumenter.bpf.uprobes import Attached
-from instrumenter.discovery.tls import points_of
+from instrumenter.discovery.tls_points import points_of
 from kernel.harness import Peer, Talk, Wire
 
 Way = tuple[str, str, str]  # how, version, certificate: as kernel.tls has them

@@ -17,7 +17,7 @@ from go_builds import talk
 from running import ROOT, Agent
 
 from instrumenter.binaries.tls_libraries import Files
-from instrumenter.discovery.tls import points_of
+from instrumenter.discovery.tls_points import points_of
 from kernel.go_talk import Go
 from kernel.harness import Wire
 

@@ -41,7 +41,7 @@ def nothing_free(wire: Wire) -> Iterator[None]:
     """All work space is in use."""
     size, fields = Btf(OBJECTS / f"probes.{platform.machine()}.bpf.o").struct("scratch")
     value = np.dtype({"names": ["busy"], "formats": ["<u4"], "offsets": [fields["busy"][0]], "itemsize": size})
-    space = wire.program._map("scratch", np.dtype("<u4"), value)
+    space = wire.program.map("scratch", np.dtype("<u4"), value)
     mark(space, 1)
     yield
     mark(space, 0)

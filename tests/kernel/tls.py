@@ -131,6 +131,19 @@ def on_sockets(
     return wrap(client, server, *contexts(pem, version), name)
 
 
+def served_here(
+    client: socket.socket, server: socket.socket, pem: str, version: str, name: str
+) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    """The server's end is this thread's."""
+    here, there = contexts(pem, version)
+    connected: list[ssl.SSLSocket] = []
+    thread = threading.Thread(target=lambda: connected.append(here.wrap_socket(client, server_hostname=name)))
+    thread.start()
+    accepted = there.wrap_socket(server, server_side=True)
+    thread.join()
+    return connected[0], accepted
+
+
 def wrap(
     client: socket.socket, server: socket.socket, here: ssl.SSLContext, there: ssl.SSLContext, name: str
 ) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
