@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrumenter.bpf.abi import KNOWN_METHODS, RED, SETTINGS, Sampler, Verdict
-from instrumenter.bpf.program import MapSizes
+from instrumenter.bpf.maps import MapSizes
 from instrumenter.config import Settings
 from instrumenter.histogram import Histograms, explicit, exponential
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from instrumenter.bpf.abi import RED, RED_KEY, SETTINGS, UNUSED_BOUND, EventKind, Verdict
 from instrumenter.bpf.choose import MODES, Trial
 from instrumenter.bpf.libbpf import BpfError, library, object_path
-from instrumenter.bpf.maps import Map
+from instrumenter.bpf.maps import Map, MapSizes
 from instrumenter.bpf.objfile import BpfObject
-from instrumenter.bpf.program import MapSizes, Program
+from instrumenter.bpf.program import Program
 from instrumenter.errors import CannotStart
 from instrumenter.source import Records, RingSource
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A BPF map as NumPy arrays of keys and values.
+"""A BPF map as NumPy arrays of keys and values, and how large each is made.
 
 In: a loaded map. Out: arrays. The one rule: reading never changes the map, and a reader holds at most one chunk.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,30 @@ SPARSE = 128  # a key that is asked for costs as much as so many buckets of a ba
 _NO_BATCH = frozenset({errnos.EINVAL, errnos.EOPNOTSUPP, ENOTSUPP})  # before Linux 5.6, or not for this type of map
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MapSizes:
+    """max_entries by map; of the three rings, bytes, each rounded up to a power of 2 that is whole pages."""
+
+    exchanges: int = 4 << 20
+    long_exchanges: int = 1 << 20
+    frames: int = 1 << 20
+    events: int = 256 << 10
+    procs: int = 32_768
+    conns: int = 65_536
+    pending: int = 16_384
+    carry: int = 1_024
+    long_texts: int = 4_096
+    red: int = 4_096
+    red_shared: int = 1_024
+    service_keys: int = 4_096
+    losses: int = 8_192
+    tls_links: int = 4_096
+    go_servings: int = 65_536
+    pairs: int = 16_384
+    callers: int = 32_768
+    causes: int = 16_384
 
 
 class Map:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from instrumenter.bpf.abi import LOSS_KEY, PROCESS, RED, RED_KEY, SETTINGS
 from instrumenter.bpf.choose import HOOKS, NEEDED_FUNCTION, REQUIRED, Choice, Trial, choose
 from instrumenter.bpf.libbpf import BpfError, Libbpf, cannot_start, library, object_path
-from instrumenter.bpf.maps import Map
+from instrumenter.bpf.maps import Map, MapSizes
 from instrumenter.bpf.objfile import BpfObject
 from instrumenter.bpf.ring import Atomics, Pages
 from instrumenter.bpf.uprobes import UPROBE_MULTI, Uprobes, multi_accepted
@@ -36,30 +36,6 @@ _RUN_TIME_NS, _RUN_CNT, _MISSED = 24, 25, 26  # places of its u64 run_time_ns, r
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
 _ENTRIES = ("fentry_", "kprobe_", "tp_send_begins", "tp_sys_enter")
 _ON_FILES = "tls_call"  # attached to files, as they are found
-
-
-@dataclass(frozen=True, slots=True)
-class MapSizes:
-    """max_entries by map; of the three rings, bytes, each rounded up to a power of 2 that is whole pages."""
-
-    exchanges: int = 4 << 20
-    long_exchanges: int = 1 << 20
-    frames: int = 1 << 20
-    events: int = 256 << 10
-    procs: int = 32_768
-    conns: int = 65_536
-    pending: int = 16_384
-    carry: int = 1_024
-    long_texts: int = 4_096
-    red: int = 4_096
-    red_shared: int = 1_024
-    service_keys: int = 4_096
-    losses: int = 8_192
-    tls_links: int = 4_096
-    go_servings: int = 65_536
-    pairs: int = 16_384
-    callers: int = 32_768
-    causes: int = 16_384
 
 
 class Stats(NamedTuple):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from instrumenter.bpf.abi import Verdict
-from instrumenter.bpf.program import MapSizes, Program
+from instrumenter.bpf.maps import MapSizes
+from instrumenter.bpf.program import Program
 from instrumenter.config import Settings
 from instrumenter.sizes import Sizes, kernel_settings, make_histograms
 
