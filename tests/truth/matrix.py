@@ -18,7 +18,7 @@ from typing import Final
 
 from running import ROOT, STINGLESS
 
-from truth import callers
+from truth import callers, launch
 from truth.callers import Caller
 from truth.launch import IN_VM, SERVICES, Service, clean_environment
 from truth.secured import SECURED
@@ -41,8 +41,8 @@ IN_GUESTS: Final[Mapping[str, Collection[str]]] = {
 }
 
 
-def _runs(program: Service | Caller) -> bool:
-    return not IN_VM or program.label in IN_GUESTS.get(program.library, ())
+def _runs(row: Service | Caller) -> bool:
+    return not IN_VM or row.label in IN_GUESTS.get(row.library, ())
 
 
 PROGRAMS: Final = tuple(s for s in (*SERVICES, *SECURED) if _runs(s))
@@ -81,7 +81,8 @@ def rows() -> Iterator[Row]:
 @functools.cache
 def version(command: tuple[str, ...]) -> str:
     """What a program says of itself, without a word before or after."""
-    said = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), check=True)
+    line = [launch.program(command[0]), *command[1:]]
+    said = subprocess.run(line, capture_output=True, text=True, env=clean_environment(), check=True)
     found = re.search(r"(?<![-\d.])\d+\.\d+[\w.]*", said.stdout + said.stderr)
     assert found, f"{command}: {said}"
     return found[0]
