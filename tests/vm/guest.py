@@ -27,7 +27,8 @@ KVM_TRY_S = 10  # a kernel without a root file system has printed its version an
 
 # /usr, the interpreter and the repository again, through a mount that the guest may cache: the root that virtme-ng
 # mounts reads every page from the host each time. What Python imports is in the guest's own memory: of 9p every open
-# file is some messages to the host, and CPUs wait for each other at their lock.
+# file is some messages to the host, and CPUs wait for each other at their lock. So nobody is trusted but whom a test
+# names, as GnuTLS reads the file of each, for each connection; Java has them in one.
 SCRIPT = """\
 mkdir -p /run/host /run/results /run/usr /run/usr.work
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose stingless.root /run/host
@@ -43,6 +44,9 @@ mount -t tmpfs -o mode=755,size=1G python /run/python
 tar -xf /dev/vda -C /run/python
 for path in {copied}; do mount --bind "/run/python$path" "$path"; done
 mount -t tmpfs truth {root}/build/truth
+mkdir /run/certs
+cp -rL /etc/ssl/certs/java /run/certs
+[ ! -d /etc/ssl/certs ] || mount --bind /run/certs /etc/ssl/certs
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 export STINGLESS_VM=1 HOME=/tmp PATH={path}
