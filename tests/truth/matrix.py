@@ -34,7 +34,7 @@ IN_GUESTS: Final[Mapping[str, Collection[str]]] = {
         *("nginx", "http.server", "node http2", "websockets"),
         *("curl", "requests", "Node fetch", "Node http2 client", "ws client"),
     },
-    "GnuTLS": {"gnutls-serv", "pycurl", "wget"},
+    "GnuTLS": {"gnutls-serv", "pycurl"},
     "Go crypto/tls": {"go", "grpc-go", "Go http.Client", "grpc-go client"},
     "rustls": {"axum"},
     "JSSE": {"Java HttpsServer", "Java HttpClient"},

@@ -54,7 +54,7 @@ def run_guest(place: Place) -> Finished:
 
 
 PLACES = [Place("kernel", series, attach) for series in KERNELS for attach in ATTACH]
-PLACES += [Place("programs", "6.12", "fentry"), Place("programs", "6.1", "kprobe")]
+PLACES += [Place("programs", "6.12", "fentry")]
 
 
 @pytest.fixture(scope="module")
