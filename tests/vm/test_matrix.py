@@ -40,7 +40,7 @@ class Place(NamedTuple):
     @property
     def cpus(self) -> int:
         """Two once for each kernel; else one, which waits for no other and costs less."""
-        return 2 if (self.tests, self.attach) == ("kernel", "fentry") else 1
+        return 2 if self.attach == "fentry" else 1
 
 
 def run_guest(place: Place) -> Finished:
