@@ -82,6 +82,7 @@ kernel-test: bpf
 vm-test: bpf
 	$(Q)scripts/kernels.sh
 	$(Q)scripts/openssl11.sh
+	$(Q)scripts/programs.sh
 	$(Q)$(PYTHON) -m pytest -m vm
 
 # Of make test, the 45 programs against each other; then the page that says what came of it.

@@ -19,8 +19,8 @@ from typing import IO, Self
 ROOT = Path(__file__).resolve().parents[1]
 STINGLESS = ROOT / ".venv" / "bin" / "stingless"
 READY = re.compile(r"^stingless: ready in ([0-9.]+) s \(attach=([^,]*), services=(\d+)\)")
-READY_WITHIN_S = 60.0  # under emulation
-STOP_WITHIN_S = 60.0
+READY_WITHIN_S = 180.0  # under emulation
+STOP_WITHIN_S = 120.0
 
 
 def until(condition: Callable[[], bool], what: str, within_s: float = 20.0, every_s: float = 0.02) -> None:

@@ -232,12 +232,20 @@ def descriptors() -> set[str]:
     return {f"{p.name} {p.readlink()}" for p in Path("/proc/self/fd").iterdir() if p.exists()}
 
 
-@pytest.fixture
-def procs() -> Iterator[Map]:
-    """A plain hash of a loaded but not attached object, so that only the test writes to it."""
+@pytest.fixture(scope="module")
+def idle() -> Iterator[Program]:
+    """Loaded but not attached."""
     loaded = Program.load(settings(), SMALL, None)
-    yield loaded._procs
+    yield loaded
     loaded.close()
+
+
+@pytest.fixture
+def procs(idle: Program) -> Iterator[Map]:
+    """A plain hash that only the test writes to, empty."""
+    yield idle._procs
+    for tgid in idle._procs.read()[0].tolist():
+        assert idle._procs.delete(tgid)
 
 
 def test_maps_are_read_whole_in_chunks_of_any_size_and_key_by_key(procs: Map) -> None:

@@ -124,7 +124,7 @@ def test_many_at_once(stingless: START) -> None:
     "path", ["/mux/items/7", *(pytest.param(p, marks=pytest.mark.builds) for p in ROUTES if p != "/mux/items/7")]
 )
 def test_hits(wire: Wire, path: str) -> None:
-    """One a request, and one where its connection begins."""
+    """One a request, and one where a connection begins: Go opens another where its write ended late (50 ms)."""
     with serving("goroutes", "plain") as (pid, port), asking("plain") as clients:
         (library,) = Files().tls(pid).libraries
         uprobes = wire.program.uprobes()

@@ -83,6 +83,7 @@ def test_http2_over_tls(stingless: START, version: str) -> None:
     assert sizes == {20_000}
 
 
+@pytest.mark.builds
 def test_before_patterns(stingless: START) -> None:
     with running(OLDER, secure=False) as go:
         agent = stingless("--pid", str(go.process.pid), "--console")

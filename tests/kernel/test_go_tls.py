@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from go_builds import NEXT, OLDER, OLDEST, PIE, STRIPPED, talk
+from running import until
 
 from instrumenter.binaries.tls_libraries import Files
 from instrumenter.bpf.abi import Direction, Flag, Outcome, Verdict
@@ -173,11 +175,18 @@ def test_a_slow_client(wire: Wire, start: Start) -> None:
     assert seen.first_ns < then < seen.end_ns
 
 
+def connected(port: int) -> bool:
+    """Whether a server's connection is established (proc_net_tcp.txt: local address, remote address, state)."""
+    rows = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(local.endswith(f":{port:04X}") and state == "01" for local, _, state in rows)
+
+
 def test_a_client_that_goes(wire: Wire, start: Start) -> None:
     """What of a Write did not reach the socket is not in the response."""
     go = start("")
     with asking(go, f"/gone?down={HUGE}") as response:
         response.read(UNSENT)
+    until(lambda: not connected(go.port), "the reset arrives")  # before the server's own end
     go.close()
     (seen,) = wire.collect()
     assert (seen.row.status, seen.row.outcome) == (200, Outcome.RESET)

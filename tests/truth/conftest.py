@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all of it shares: the `watch` fixture, and which part runs under emulation.
 
-In a virtual machine (STINGLESS_VM=1) only tests marked vm_truth run, and of the services only nginx and http.server:
-emulation is ten times slower, and what differs there is how the agent is attached, not the services.
+In a virtual machine (STINGLESS_VM=1) only tests marked vm_truth run, of the programs those of matrix.IN_GUESTS and in
+test_counts.py nginx and http.server: emulation is ten times slower.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Callable, Iterator
@@ -18,11 +17,9 @@ import pytest
 from collector import Collector
 from running import READY, Agent
 
-from truth.launch import SERVICES, Running
+from truth.launch import IN_VM, SERVICES, Running
 from truth.ledger import Ledger
 from truth.matrix import Row, write
-
-IN_VM = os.environ.get("STINGLESS_VM") == "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,24 +8,45 @@ every result is of a run.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from running import ROOT, STINGLESS
 
-from truth.callers import CALLERS
-from truth.launch import SERVICES, Service, clean_environment
+from truth import callers, launch
+from truth.callers import Caller
+from truth.launch import IN_VM, SERVICES, Service, clean_environment
 from truth.secured import SECURED
 
 RESULTS: Final = ROOT / "build" / "truth" / "matrix"
+GUESTS: Final = ROOT / "build" / "vm"  # in a folder of each, its RESULTS
 PAGE: Final = ROOT / "docs" / "support-matrix.md"
 
+# Under emulation, by their TLS: servers, then clients. Of each library and each runtime one on each side.
+IN_GUESTS: Final[Mapping[str, Collection[str]]] = {
+    "": {"nginx", "nginx h2c", "grpcio", "curl", "Java HttpClient", "h2load", "grpcio client"},
+    "OpenSSL": {
+        *("nginx", "http.server", "node http2", "websockets"),
+        *("curl", "requests", "Node fetch", "Node http2 client", "ws client"),
+    },
+    "GnuTLS": {"gnutls-serv", "pycurl"},
+    "Go crypto/tls": {"go", "grpc-go", "Go http.Client", "grpc-go client"},
+    "rustls": {"axum"},
+    "JSSE": {"Java HttpsServer", "Java HttpClient"},
+}
 
-PROGRAMS: Final[tuple[Service, ...]] = (*SERVICES, *SECURED)
+
+def _runs(row: Service | Caller) -> bool:
+    return not IN_VM or row.label in IN_GUESTS.get(row.library, ())
+
+
+PROGRAMS: Final = tuple(s for s in (*SERVICES, *SECURED) if _runs(s))
+CALLERS: Final = tuple(c for c in callers.CALLERS if _runs(c))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +70,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All that the tables have."""
+    """All that the tables have; in a guest, all that runs there."""
     for n, s in enumerate(PROGRAMS):
         for protocol in s.speaks:
             yield Row(n, s.label, "server", protocol, s.library, s.hidden, s.version)
@@ -57,11 +78,13 @@ def rows() -> Iterator[Row]:
         yield Row(n, c.label, "client", c.protocol, c.library, c.hidden, c.version)
 
 
-def version(row: Row) -> str:
-    """What the program says of itself, without a word before or after."""
-    said = subprocess.run(row.version, capture_output=True, text=True, env=clean_environment(), check=True)
+@functools.cache
+def version(command: tuple[str, ...]) -> str:
+    """What a program says of itself, without a word before or after."""
+    line = [launch.program(command[0]), *command[1:]]
+    said = subprocess.run(line, capture_output=True, text=True, env=clean_environment(), check=True)
     found = re.search(r"(?<![-\d.])\d+\.\d+[\w.]*", said.stdout + said.stderr)
-    assert found, f"{row.version}: {said}"
+    assert found, f"{command}: {said}"
     return found[0]
 
 
@@ -77,7 +100,7 @@ def write(kernel: str, attach: str, results: Mapping[Row, str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{kernel}-{attach}.jsonl").open("w") as file:
         for row, result in results.items():
-            line = [*row.key, version(row), kernel, attach, " ".join(result.split())]
+            line = [*row.key, version(row.version), kernel, attach, " ".join(result.split())]
             file.write(json.dumps(line) + "\n")
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from truth import senders
-from truth.conftest import IN_VM, Watch
-from truth.launch import SERVICES, Running, Service, free_port
+from truth.conftest import Watch
+from truth.launch import IN_VM, SERVICES, Running, Service, free_port
 from truth.ledger import CLIENT, SERVER, Ledger, by_span, truth
 from truth.senders import Sender
 

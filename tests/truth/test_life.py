@@ -20,8 +20,8 @@ import pytest
 from running import until
 
 from truth import senders
-from truth.conftest import IN_VM, Watch
-from truth.launch import HERE, SERVICES, Running, program
+from truth.conftest import Watch
+from truth.launch import HERE, IN_VM, SERVICES, Running, program
 from truth.ledger import CLIENT, SERVER, by_span
 
 pytestmark = pytest.mark.kernel

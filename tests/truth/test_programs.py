@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from truth import matrix, senders
-from truth.callers import CALLERS, Caller
+from truth.callers import Caller
 from truth.conftest import Watch
 from truth.launch import Running
 from truth.ledger import CLIENT, SERVER, Count, Ledger, Seen, by_call, by_span, truth
-from truth.matrix import Row
+from truth.matrix import CALLERS, Row
 from truth.senders import Ask, Sender, Sent
 
-pytestmark = [pytest.mark.kernel, pytest.mark.matrix]
+pytestmark = [pytest.mark.kernel, pytest.mark.matrix, pytest.mark.vm_truth]
 
 TIMES = 3
 
