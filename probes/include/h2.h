@@ -219,7 +219,7 @@ __noinline int walk_frames(struct scratch *s, struct conn *c)
 	h = &c->half[s->op.response & 1];
 	s->op.pos = half_position(h, s->op.seq);
 	end = s->op.pos + s->op.len;
-	if (h->phase == PHASE_LOST && frames_fit(s)) {
+	if (h->phase == PHASE_FIRST || (h->phase == PHASE_LOST && frames_fit(s))) {
 		h->phase = PHASE_FRAME;
 		h->next = s->op.pos;
 	}

@@ -111,7 +111,8 @@ static __always_inline bool join_http2(struct scratch *s, struct conn *c)
 }
 
 /* It begins with HTTP/2's preface. The server's first frames may be on their way meanwhile, in another thread: all is
- * there before that one sees what kind it is. */
+ * there before that one sees what kind it is. Or it has not seen it and lets them pass, whatever position is read here:
+ * so its half begins with whichever call comes first. */
 static __always_inline void begin_by_preface(struct scratch *s, struct conn *c)
 {
 	direct(c, s->op.way == RECEIVED);
@@ -121,7 +122,7 @@ static __always_inline void begin_by_preface(struct scratch *s, struct conn *c)
 	c->told = 0;
 	begin_frames(s, c);
 	start_half(&c->half[HALF_RESPONSE], other_seq(s));
-	start_frames(&c->half[HALF_RESPONSE], ORIGIN, PHASE_FRAME);
+	start_frames(&c->half[HALF_RESPONSE], NOWHERE, PHASE_FIRST);
 	__sync_fetch_and_add(&c->sk, 0); /* nothing above is written after what follows */
 	c->kind = KIND_HTTP2;
 }
@@ -160,7 +161,7 @@ __noinline int seek(struct scratch *s)
 		c->thread = thread_of_connection(s, sock_of(c->sk));
 	}
 	if (c->kind != KIND_SEEK) /* the other half's call has found it out meanwhile */
-		return c->kind >= KIND_HTTP;
+		return true;
 	c->last_way = s->op.way + 1;
 	if (like_record(s, n) && !is_plaintext(c->sk)) {
 		begin_tls(s, c);
@@ -206,23 +207,33 @@ static __always_inline void doubt(struct scratch *s, struct conn *c)
 	c->kind = KIND_SEEK;
 }
 
+/* Read once: another thread's call may find out at any time what the connection is. */
+static __always_inline u32 kind_of(const struct conn *c)
+{
+	return c ? *(const volatile u8 *)&c->kind : KIND_SEEK;
+}
+
 static __always_inline int process(struct scratch *s, struct conn *c)
 {
+	u32 kind;
+
 	if (c)
 		doubt(s, c);
-	if (c && (c->kind == KIND_TLS || c->kind == KIND_TIED)) {
+	kind = kind_of(c);
+	if (kind == KIND_TLS || kind == KIND_TIED) {
 		on_records(s, c);
 		return 0;
 	}
-	if (!c || c->kind == KIND_SEEK) {
+	if (kind == KIND_SEEK) {
 		if (!seek(s))
 			return 0;
 		c = get_conn(s->op.sk);
-		if (!c)
-			return 0;
+		kind = kind_of(c);
 	}
+	if (!c || kind < KIND_HTTP)
+		return 0;
 	s->op.response = (c->direction == DIRECTION_SERVER) != (s->op.way == RECEIVED);
-	if (c->kind != KIND_HTTP2)
+	if (kind == KIND_HTTP)
 		advance(s, c);
 	if (c->kind == KIND_HTTP2)
 		walk_frames(s, c);

@@ -46,6 +46,7 @@ enum phase {
 	PHASE_FRAME, /* HTTP/2. next: a frame's head, or the rest of it */
 	PHASE_KEEP,  /* next: of a payload, what is to be copied */
 	PHASE_DATA,  /* next: of a DATA frame, what may be a gRPC message; or the frame's end */
+	PHASE_FIRST, /* next: nowhere yet. The next call begins with a frame */
 	PHASE_LOST,  /* next: nowhere. Where a frame begins is not known any more */
 };
 
