@@ -204,6 +204,7 @@ class TlsProbes:
             else:
                 libraries.append(library)
         self._views[pid] = TlsView(tuple(libraries), tuple(reasons))
+        log.debug("process %d: TLS visible: %s", pid, self._views[pid])
 
     def _count(self, skipped: Iterable[Skipped]) -> None:
         """Each file once, however many processes map it."""

@@ -13,9 +13,10 @@
 static __always_inline void leave_out_unsent(struct conn *c)
 {
 	struct conn *records = get_conn(sock_of(c->sk));
+	u32 left = records ? unsent(records) : 0, whole = RECORD_MAX + RECORD_MORE;
 
-	if (records)
-		c->response_bytes -= records->records_due < c->response_bytes ? records->records_due : c->response_bytes;
+	left -= left / whole * RECORD_MORE + (left % whole < RECORD_MORE ? left % whole : RECORD_MORE);
+	c->response_bytes -= left < c->response_bytes ? left : c->response_bytes;
 }
 
 static __always_inline void end_connection(struct conn *c, u32 outcome)

@@ -10,9 +10,7 @@
 #include "go_born.h"
 #include "tls.h"
 
-#define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
-#define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
-#define MAX_AWAITED (1U << 31)
+#define MAX_AWAITED (1U << 30)
 
 /* Ties the object to its socket if it is not tied yet; for that work space is needed. */
 static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
@@ -48,7 +46,7 @@ static __always_inline void begin_write(struct conn *c, struct conn *own)
 	}
 	if (c->writing == WRITTEN)
 		end_written(c, c->written_ns);
-	own->records_due = 0;
+	own->awaited = 0;
 	c->writing = WRITING;
 }
 
@@ -56,12 +54,14 @@ static __always_inline void begin_write(struct conn *c, struct conn *own)
  * RECORD_MORE bytes more. */
 static __always_inline void await_records(struct conn *c, struct conn *own, u64 len)
 {
-	if (c->writing == WRITTEN && len < MAX_AWAITED)
-		own->records_due = len + (len + RECORD_MAX - 1) / RECORD_MAX * RECORD_MORE;
-	else if (c->writing == WRITTEN)
+	if (c->writing == WRITTEN && len < MAX_AWAITED) {
+		own->awaited_seq = sent_seq(own->sk) + len + (len + RECORD_MAX - 1) / RECORD_MAX * RECORD_MORE;
+		own->awaited = 1;
+	} else if (c->writing == WRITTEN) {
 		end_written(c, c->written_ns);
-	else
+	} else {
 		c->writing = NOT_WRITING;
+	}
 }
 
 struct go_write { /* by a server */

@@ -82,19 +82,28 @@ static __always_inline bool is_served(u64 sk, u64 len)
 
 static __always_inline bool returns_matter(struct conn *c)
 {
-	return c && (c->kind >= KIND_HTTP ? c->direction == DIRECTION_SERVER : c->records_due);
+	return c && (c->kind >= KIND_HTTP ? c->direction == DIRECTION_SERVER : c->awaited);
+}
+
+#define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
+#define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
+
+/* Of the response that its TLS records carry, what is not sent, in records. By the socket's own count, whichever hooks have run. */
+static __always_inline u32 unsent(const struct conn *records)
+{
+	s32 left = records->awaited_seq - sent_seq(records->sk);
+
+	return records->awaited && left > 0 ? left : 0;
 }
 
 /* TLS records went out: a response that was taken as plaintext before is over with the last of its own. */
-static __always_inline void records_sent(struct conn *c, u64 sent)
+static __always_inline void records_sent(struct conn *c)
 {
 	struct conn *plain;
 
-	if (sent < c->records_due) {
-		c->records_due -= sent;
+	if (unsent(c))
 		return;
-	}
-	c->records_due = 0;
+	c->awaited = 0;
 	plain = get_conn(c->sk | 1);
 	if (plain && plain->writing == WRITTEN)
 		end_written(plain, bpf_ktime_get_ns());
@@ -145,8 +154,8 @@ static __always_inline void on_send_enter(struct scratch *s, struct conn *c, u64
 /* `seq`: of the first byte. */
 static __always_inline void on_send_exit_at(struct scratch *s, struct conn *c, u64 sk, u32 seq, u64 sent)
 {
-	if (c && c->records_due) {
-		records_sent(c, sent);
+	if (c && c->awaited) {
+		records_sent(c);
 		return;
 	}
 	describe_op(s, sk, c ? c->svc : 0, SENT, seq, sent);

@@ -188,7 +188,8 @@ struct conn {
 	u8 name_len; /* of TLS records: of the server's name, which is in the slot's text */
 	u8 writing;  /* enum writing */
 	u8 pipelined; /* a request has come before the one before it was answered */
-	u32 records_due; /* of TLS records: so many bytes until the response in them is sent; 0: none is waited for */
+	u8 awaited;   /* of TLS records: a response is being sent in them */
+	u32 awaited_seq; /* TCP sequence number behind its last byte */
 	u32 tgid; /* process that read here last, and its service */
 	u32 svc;
 	u16 tls_version; /* of TLS records: the chosen one; 0: not seen */

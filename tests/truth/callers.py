@@ -19,7 +19,9 @@ from truth.launch import HERE, Running, built, program, pypi
 from truth.secured import BORINGSSL, GO, JSSE, by_go, npm
 from truth.senders import Ask, Held, Sender, Sent, planned, python
 
-Run = Callable[[Path, Sequence[Ask], Held | None], Sender]
+Run = Callable[
+    [Path, Sequence[Ask], Held | None, Held | None], Sender
+]  # what is called: when it has asked, before it asks
 CLIENTS: Final = HERE / "clients"
 NODE: Final = HERE / "services" / "nodeshop"
 
@@ -43,24 +45,25 @@ class Caller:
 
 
 def _python(name: str, how: str) -> Run:
-    return lambda folder, asks, held: python(name, folder, asks, how, held)
+    return lambda folder, asks, held, _: python(name, folder, asks, how, held)
 
 
 def _node(name: str, how: str) -> Run:
-    return lambda folder, asks, held: planned([program("node"), str(NODE / name)], name, folder, asks, how, held)
+    return lambda folder, asks, held, _: planned([program("node"), str(NODE / name)], name, folder, asks, how, held)
 
 
 def _pycurl(how: str) -> Run:
     command = ["/usr/bin/python3", str(CLIENTS / "pycurl_client.py")]
-    return lambda folder, asks, held: planned(command, "pycurl_client", folder, asks, how, held)
+    return lambda folder, asks, held, _: planned(command, "pycurl_client", folder, asks, how, held)
 
 
 def _go(name: str, how: str, *first: str) -> Run:
-    return lambda folder, asks, held: planned([built(name), *first], name, folder, asks, how, held)
+    """Its TLS is in its own file, and it asks at once: what it says before that file has probes is not seen."""
+    return lambda folder, asks, held, begin: planned([built(name), *first], name, folder, asks, how, held, begin)
 
 
 def _java(how: str) -> Run:
-    def run(folder: Path, asks: Sequence[Ask], held: Held | None) -> Sender:
+    def run(folder: Path, asks: Sequence[Ask], held: Held | None, _: Held | None) -> Sender:
         command = [program("java"), "-cp", built("java/classes"), "JavaClient"]
         return planned(command, "JavaClient", folder, asks, how, held)
 
@@ -68,17 +71,17 @@ def _java(how: str) -> Run:
 
 
 def _curl(version: str) -> Run:
-    return lambda folder, asks, _: senders.curl(folder, asks, version)
+    return lambda folder, asks, _held, _begin: senders.curl(folder, asks, version)
 
 
-def _curl_each(folder: Path, asks: Sequence[Ask], _: Held | None) -> Sender:
+def _curl_each(folder: Path, asks: Sequence[Ask], _held: Held | None, _begin: Held | None) -> Sender:
     """A curl for each: by prior knowledge curl 7.88 cannot use a connection again."""
     each = [senders.curl(folder, [a], "--http2-prior-knowledge") for a in asks]
     sent = tuple(s for sender in each for s in sender.sent)
     return Sender("curl", "curl", each[0].pid, sent, tuple(sender.pid for sender in each[1:]))
 
 
-def _wget(folder: Path, asks: Sequence[Ask], _: Held | None) -> Sender:
+def _wget(folder: Path, asks: Sequence[Ask], _held: Held | None, _begin: Held | None) -> Sender:
     """One wget for all; it says the status of each after its URL."""
     urls = folder / f"wget-{asks[0].number}"
     urls.write_text("".join(f"{a.url}\n" for a in asks))
@@ -91,7 +94,7 @@ def _wget(folder: Path, asks: Sequence[Ask], _: Held | None) -> Sender:
     return Sender("wget", "wget", pid, tuple(Sent(a, status[a.number]) for a in asks))
 
 
-def _h2load(version: str, folder: Path, asks: Sequence[Ask], _: Held | None) -> Sender:
+def _h2load(version: str, folder: Path, asks: Sequence[Ask], _held: Held | None, _begin: Held | None) -> Sender:
     """One run for each service, ten streams at a time; it says how many got which class of status."""
     sent: list[Sent] = []
     pids = []

@@ -33,6 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left]
 
 
+LOOKED_WITHIN_S = 60.0
+
+
 class Watch:
     """An agent that exports to a collector. `ledger` ends it first: exit code 0, and nothing left under way."""
 
@@ -55,6 +58,10 @@ class Watch:
         assert found, line
         exported, sampled_out, lost, seen = map(int, found.groups())
         return exported, sampled_out, lost, seen
+
+    def looked_at(self, pid: int) -> None:
+        """Waits until the probes on the process's files are placed. Told with --log-level debug."""
+        self.agent.wait_stderr(rf"process {pid}: TLS visible", LOOKED_WITHIN_S)
 
     def ledger(self) -> Ledger:
         code = self.agent.stop()

@@ -166,12 +166,20 @@ def python(name: str, folder: Path, asks: Sequence[Ask], how: str, held: Held | 
 
 
 def planned(
-    command: Sequence[str], name: str, folder: Path, asks: Sequence[Ask], how: str, held: Held | None = None
-) -> Sender:
-    """A program that takes a plan (a JSON line for each request) and says what became of each."""
-    plan = folder / f"plan-{asks[0].number}"
-    plan.write_text("".join(json.dumps(a.line()) + "\n" for a in asks))
-    pid, output = run([*command, str(plan), how], lines=len(asks) if held else 0, held=held)
+    command: Sequence[str], name: str, folder: Path, asks: Sequence[Ask], how: str, held: Held | None = None,
+    begin: Held | None = None,
+) -> Sender:  # fmt: skip
+    """A program that takes a plan (a JSON line for each request) and says what became of each.
+
+    begin: called before it gets the plan.
+    """
+    lines = "".join(json.dumps(a.line()) + "\n" for a in asks)
+    if begin:
+        pid, output = run([*command, "/dev/stdin", how], begin=begin, given=lines)
+    else:
+        plan = folder / f"plan-{asks[0].number}"
+        plan.write_text(lines)
+        pid, output = run([*command, str(plan), how], lines=len(asks) if held else 0, held=held)
     said = {number: rest for number, *rest in map(json.loads, output.splitlines())}
     return Sender(f"{name} {how}", name, pid, tuple(Sent(a, *said.pop(a.number)) for a in asks))
 
@@ -213,11 +221,12 @@ def wrk(service: Running, path: str, seconds: int, connections: int) -> tuple[in
 
 def run(
     command: Sequence[str], within_s: float = CLIENT_WITHIN_S, lines: int = 0, held: Held | None = None,
-    codes: Collection[int] = (0,),
+    codes: Collection[int] = (0,), begin: Held | None = None, given: str = "",
 ) -> tuple[int, str]:  # fmt: skip
     """Pid and output of a client.
 
-    held: called when it has said so many lines, before it is told to end. codes: with which it may end.
+    held: called when it has said so many lines, before it is told to end. codes: with which it may end. begin: called
+    when it runs, before it reads anything from standard input, where it is given that text.
     """
     started = time.monotonic()
     with subprocess.Popen(
@@ -226,10 +235,12 @@ def run(
     ) as client:  # fmt: skip
         assert client.stdout is not None
         try:
+            if begin:
+                begin(client.pid)
             said = "".join(client.stdout.readline() for _ in range(lines))
             if held:
                 held(client.pid)
-            output, errors = client.communicate(timeout=within_s)
+            output, errors = client.communicate(given, timeout=within_s)
         finally:
             client.kill()
     took = time.monotonic() - started

@@ -115,25 +115,29 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         running = start(0)
         for one in running.values():
             one.listening()
-        watching = Watch()
+        watching = Watch("--log-level", "debug")
         stack.callback(watching.close)
         watching.agent.ready()
         running |= start(1)
         services = [running[n].listening() for n in range(len(matrix.PROGRAMS))]
         views: dict[int, str] = {}
-        sent = [send(folder / f"client{n}", caller, services, views) for n, caller in enumerate(CALLERS)]
+        sent = [
+            send(folder / f"client{n}", caller, services, views, watching.looked_at) for n, caller in enumerate(CALLERS)
+        ]
         for service in services:
             if service.service.hidden:
                 views[service.pid] = matrix.tls_view(service.pid)
         yield Outcome(services, sent, views, watching.ledger(), watching.account, watching.attach)
 
 
-def send(folder: Path, caller: Caller, services: Sequence[Running], views: dict[int, str]) -> Sender:
+def send(
+    folder: Path, caller: Caller, services: Sequence[Running], views: dict[int, str], looked_at: Callable[[int], None]
+) -> Sender:
     folder.mkdir()
     asks = ASKS[caller.protocol]([r for r in services if caller.suits(r)], caller)
     assert asks, caller.label
     held = partial(look, views) if caller.hidden else None
-    return caller.run(folder, asks, held)
+    return caller.run(folder, asks, held, None if held else looked_at)
 
 
 def look(views: dict[int, str], pid: int) -> None:
