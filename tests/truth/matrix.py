@@ -133,4 +133,7 @@ number.
 - *exact*: spans and metrics are the requests that were sent, one for one, by method, route and status (for gRPC by
   service, method and code), over the right port and scheme.
 - *not visible*: nothing is seen, and `stingless doctor --pid` says so, with this reason.
-- anything else is a failed test: how many came out of how many that were sent."""
+- anything else is a failed test: how many came out of how many that were sent.
+
+A client in Go, whose TLS is in its own file, asks when the agent has put its probes on that: what such a program says
+before is not seen, and not counted."""
