@@ -15,7 +15,6 @@ import select
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
@@ -93,11 +92,12 @@ class Receiver:
 
 def _head(connection: socket.socket) -> bytes:
     """A request's head, and nothing behind it; empty when the connection ends."""
+    head = b""
     while seen := connection.recv(4096, socket.MSG_PEEK):
-        end = seen.find(b"\r\n\r\n")
+        end = (head + seen).find(b"\r\n\r\n")
+        head += connection.recv(end + 4 - len(head) if end >= 0 else len(seen), socket.MSG_WAITALL)
         if end >= 0:
-            return connection.recv(end + 4, socket.MSG_WAITALL)
-        time.sleep(0.001)  # the rest is under way
+            return head
     return b""
 
 
