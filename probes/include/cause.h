@@ -118,7 +118,8 @@ static __always_inline void note_cause(struct cause_key *key, const struct conn 
 	bpf_map_update_elem(&causes, key, &cause, BPF_ANY);
 }
 
-/* `rule`: what is said of the parent if it is certain; RULE_AMBIGUOUS: nothing makes it so. Returns whether the cause is still open. */
+/* `rule`: what is said of the parent if it is certain; RULE_AMBIGUOUS: nothing makes it so. Returns whether the cause is
+ * still open. */
 static __always_inline bool follow_cause(const struct cause *cause, struct held *h, u32 rule)
 {
 	struct held *theirs = open_exchange(cause);

@@ -17,19 +17,10 @@ static __always_inline struct tls_link *go_link(struct scratch *s, u64 ssl)
 {
 	struct tls_link *link = get_link(ssl);
 	struct conn *c;
-	u64 sk;
 
 	if (link || !s)
 		return link;
-	find_go_socket(s, ssl);
-	sk = s->op.sk;
-	if (!sk || sk == SK_CLOSED)
-		return NULL;
-	c = get_conn(sk);
-	if (!c) {
-		describe_op(s, sk, 0, SENT, 0, 0);
-		c = new_conn(s);
-	}
+	c = conn_of_go(s, ssl, 0);
 	if (!c)
 		return NULL;
 	c->tls = 1;
@@ -118,23 +109,13 @@ static __always_inline bool take_go_call(struct scratch *s, struct pt_regs *ctx,
 /* net/http begins to serve a connection. told: enum go_serve. */
 static __always_inline void on_go_serve(struct scratch *s, u64 http, u64 told, u64 goroutine, u32 svc)
 {
-	struct conn *c;
-	u64 sk;
+	struct conn *c = conn_of_go(s, http + GO_CONN_RWC, svc);
 
-	find_go_socket(s, http + GO_CONN_RWC);
-	sk = s->op.sk;
-	if (!sk || sk == SK_CLOSED)
-		return;
-	c = get_conn(sk);
-	if (!c) {
-		describe_op(s, sk, svc, RECEIVED, 0, 0);
-		c = new_conn(s);
-	}
 	if (!c)
 		return;
 	c->go_http = (told & GO_SERVE_BITS) == GO_NO_PATTERN ? 0 : http | (told & GO_SERVE_BITS);
 	c->goroutine = goroutine;
-	c->tgid = bpf_get_current_pid_tgid() >> 32;
+	c->tgid = current_tgid();
 	c->svc = svc;
 	if (told >> GO_HIGH)
 		note_goroutine(c, goid_of(goroutine, told >> GO_HIGH));

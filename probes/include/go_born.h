@@ -13,18 +13,10 @@
 
 enum { GO_G_M = 48, GO_PERSIST_CONN = 80 }; /* runtime.g.m, net/http.persistConn.conn: in every measured release */
 
-/* 0: it cannot be read. */
-static __always_inline u64 read_word(u64 at)
-{
-	u64 word;
-
-	return bpf_probe_read_user(&word, sizeof(word), (void *)at) ? 0 : word;
-}
-
 /* A goroutine's number, which no other one of the process gets. told: see abi_go.h. */
 static __always_inline u64 goid_of(u64 goroutine, u32 told)
 {
-	return read_word(goroutine + (told & GO_OFFSET));
+	return user_word(goroutine + (told & GO_OFFSET));
 }
 
 /* net/http serves this connection in this goroutine from now on. Under 0 is noted that it serves any at all. */
@@ -79,8 +71,8 @@ static __always_inline bool runs_once(struct scratch *s, void *ctx, u32 tgid, u3
 static __always_inline void on_go_born(struct scratch *s, struct pt_regs *ctx, u32 told, u32 svc)
 {
 	u64 born = GO_SECOND(ctx), system = GO_GOROUTINE(ctx);
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	u64 by = goid_of(read_word(read_word(system + GO_G_M) + (told >> GO_HIGH)), told);
+	u32 tgid = current_tgid();
+	u64 by = goid_of(user_word(user_word(system + GO_G_M) + (told >> GO_HIGH)), told);
 	struct cause_key key;
 	struct cause cause;
 
@@ -110,18 +102,10 @@ static __always_inline void ask_for_births(struct scratch *s, u32 tgid, u32 svc)
 /* The goroutine's request goes out on the connection of a persistConn. */
 static __always_inline void on_go_ask(struct scratch *s, struct pt_regs *ctx, u32 told, u32 svc)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = current_tgid();
 	struct cause cause = {};
-	struct conn *c;
+	struct conn *c = conn_of_go(s, GO_FIRST(ctx) + GO_PERSIST_CONN, svc);
 
-	find_go_socket(s, GO_FIRST(ctx) + GO_PERSIST_CONN);
-	if (!s->op.sk || s->op.sk == SK_CLOSED)
-		return;
-	c = get_conn(s->op.sk);
-	if (!c) {
-		describe_op(s, s->op.sk, svc, SENT, 0, 0);
-		c = new_conn(s);
-	}
 	if (!c)
 		return;
 	if (!find_goroutine(&cause, goid_of(GO_GOROUTINE(ctx), told), tgid)) {

@@ -78,4 +78,21 @@ __noinline int find_go_socket(struct scratch *s, u64 at)
 	return 0;
 }
 
+/* The connection of that socket, made if nothing was seen on it yet. NULL: s->op.sk says why, or there is no room. */
+static __always_inline struct conn *conn_of_go(struct scratch *s, u64 at, u32 svc)
+{
+	struct conn *c;
+	u64 sk;
+
+	find_go_socket(s, at);
+	sk = s->op.sk;
+	if (!sk || sk == SK_CLOSED)
+		return NULL;
+	c = get_conn(sk);
+	if (c)
+		return c;
+	describe_op(s, sk, svc, SENT, 0, 0);
+	return new_conn(s);
+}
+
 #endif

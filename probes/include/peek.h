@@ -30,4 +30,12 @@ static __always_inline u64 peek_pointer(u64 addr)
 	return value;
 }
 
+/* Of the process's memory. 0: it cannot be read. */
+static __always_inline u64 user_word(u64 at)
+{
+	u64 word;
+
+	return bpf_probe_read_user(&word, sizeof(word), (void *)at) ? 0 : word;
+}
+
 #endif

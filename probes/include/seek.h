@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
-/* Sockets, and the search for a request on one of which nothing is known. */
+/* The search for a request on a socket of which nothing is known. */
 #ifndef STINGLESS_SEEK_H
 #define STINGLESS_SEEK_H
 

@@ -88,7 +88,8 @@ static __always_inline bool returns_matter(struct conn *c)
 #define RECORD_MAX 16384 /* bytes of plaintext (RFC 8446, 5.1) */
 #define RECORD_MORE 21   /* header and tag (RFC 7905), which no other suite of Go's does with less */
 
-/* Of the response that its TLS records carry, what is not sent, in records. By the socket's own count, whichever hooks have run. */
+/* Of the response that its TLS records carry, what is not sent, in records. By the socket's own count, whichever hooks
+ * have run. */
 static __always_inline u32 unsent(const struct conn *records)
 {
 	s32 left = records->awaited_seq - sent_seq(records->sk);

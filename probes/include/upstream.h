@@ -23,14 +23,6 @@ enum {
 	NGX_CONNECTION_LOG = 80, /* .log */
 };
 
-static __always_inline u64 pointer_at(u64 at)
-{
-	u64 found = 0;
-
-	bpf_probe_read_user(&found, sizeof(found), (void *)at);
-	return found;
-}
-
 static __always_inline u64 socket_of_nginx(u64 connection)
 {
 	s32 fd = -1;
@@ -43,10 +35,10 @@ static __always_inline u64 socket_of_nginx(u64 connection)
 /* Of a log of http's the client's connection. */
 static __always_inline struct conn *logged_client(u64 log)
 {
-	u64 connection = log ? pointer_at(pointer_at(log + NGX_LOG_DATA)) : 0, sk;
+	u64 connection = log ? user_word(user_word(log + NGX_LOG_DATA)) : 0, sk;
 	struct conn *c;
 
-	if (!connection || pointer_at(connection + NGX_CONNECTION_LOG) != log)
+	if (!connection || user_word(connection + NGX_CONNECTION_LOG) != log)
 		return NULL;
 	sk = socket_of_nginx(connection);
 	c = sk ? get_conn(sk) : NULL;
@@ -74,8 +66,8 @@ __noinline int on_peer_chosen(u32 tgid)
 
 	if (!t || !t->peer)
 		return 0;
-	sk = socket_of_nginx(pointer_at(t->peer + NGX_PEER_CONNECTION));
-	c = logged_client(pointer_at(t->peer + NGX_PEER_LOG));
+	sk = socket_of_nginx(user_word(t->peer + NGX_PEER_CONNECTION));
+	c = logged_client(user_word(t->peer + NGX_PEER_LOG));
 	t->peer = 0;
 	if (!sk)
 		return 0;

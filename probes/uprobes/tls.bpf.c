@@ -18,7 +18,7 @@ int tls_call(struct pt_regs *ctx)
 	else if (call == TLS_PEER)
 		on_peer_wanted(PT_REGS_PARM1(ctx));
 	else if (call == (TLS_PEER | TLS_RETURN))
-		on_peer_chosen(bpf_get_current_pid_tgid() >> 32);
+		on_peer_chosen(current_tgid());
 	else if (call >= TLS_GO_READ && call <= TLS_GO_BORN)
 		on_go_call(ctx, call, cookie >> 32, svc);
 	else
